@@ -1,0 +1,53 @@
+"""DFWE on task folders of your own.
+
+Command: python launch/dfwe.py \
+    --config=configs/dfwe/local.py:data=DIR,target=NAME,sources=A+B+C --workdir=DIR
+Options: data=DIR (holds the task folders), target=NAME or A+B, sources=A+B (all other
+folders by default), shots=N, source_shots=N, encoder=DIR, experts=DIR+DIR (skips
+training), smoke.
+"""
+
+from fusion_jax.config import parse_options
+from fusion_jax.systems.defaults import dfwe_config
+
+
+def get_config(argument=None):
+    """The config; `argument` is what follows the colon."""
+    options = parse_options(
+        argument,
+        {
+            "data": "",
+            "target": (),
+            "sources": (),
+            "shots": 0,
+            "source_shots": 0,
+            "encoder": "",
+            "experts": (),
+            "max_length": 128,
+            "smoke": False,
+        },
+    )
+    config = dfwe_config()
+    config.data.reader = "folders"
+    config.data.path = options["data"]
+    config.data.use_partial = True
+    config.targets = options["target"]
+    config.sources = options["sources"]
+    config.experts = options["experts"]
+    config.shots = options["shots"]
+    config.source_shots = options["source_shots"]
+    config.max_length = options["max_length"]
+    if options["encoder"]:
+        config.encoder = options["encoder"]
+    for stage in (config.source, config.target):
+        stage.update({"epochs": 4, "learning_rate": 1e-4})
+    config.target.head_epochs = 4
+    if options["smoke"]:
+        config.shots = config.source_shots = 32
+        config.max_test_rows = 32
+        config.max_length = 32
+        config.search.budget = 24
+        config.plane = 3
+        for stage in (config.source, config.target, config.multitask):
+            stage.epochs = 1
+    return config

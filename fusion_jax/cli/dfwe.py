@@ -1,0 +1,61 @@
+"""fusion-jax dfwe: DFWE on task folders, or as a config file says."""
+
+import argparse
+import json
+
+from fusion_jax.cli.runs import add_run_arguments, make_config, names
+
+FIELDS = {
+    "target": "targets",
+    "sources": "sources",
+    "source_shots": "source_shots",
+    "experts": "experts",
+    "seeds": "seeds",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_run_arguments(parser, "dfwe", "folder that holds the task folders")
+    parser.add_argument(
+        "--target", type=names, metavar="A[+B]", help="task, or several; all without it"
+    )
+    parser.add_argument(
+        "--sources",
+        type=names,
+        metavar="A+B",
+        help="tasks; all but the target without it",
+    )
+    parser.add_argument("--source-shots", type=int, help="rows of each source, in all")
+    parser.add_argument(
+        "--experts",
+        type=names,
+        metavar="DIR+DIR",
+        help="models fine-tuned on the target; skips training",
+    )
+    parser.add_argument(
+        "--seeds", type=int, help="runs with seeds from --seed on; 1 without it"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Runs the system and prints its table."""
+    from fusion_jax import runtime
+    from fusion_jax.reports.tables import results_table, to_text
+    from fusion_jax.systems import dfwe
+    from fusion_jax.systems.folders import dfwe_on_folders
+
+    config = make_config(options, dfwe_on_folders, FIELDS)
+    runtime.initialize()
+    result = dfwe.run(config, options.workdir, overwrite=options.overwrite)
+    if options.json:
+        print(json.dumps(result.results))
+        return
+    print(to_text(results_table(result.results)))
+    print(f"report: {result.workdir / 'report.html'}")
+    model = result.workdir / "model"
+    print(
+        f"model:  {model}"
+        if model.is_dir()
+        else f"models: {result.workdir}/<target>/seed_<s>/model"
+    )

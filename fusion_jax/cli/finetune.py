@@ -1,0 +1,38 @@
+"""fusion-jax finetune: one encoder, one task."""
+
+import argparse
+import json
+
+from fusion_jax.cli.runs import add_run_arguments, make_config
+
+FIELDS = {
+    "epochs": "fit.epochs",
+    "batch_size": "fit.batch_size",
+    "learning_rate": "fit.learning_rate",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add_run_arguments(parser, "finetune", "the task's folder")
+    parser.add_argument("--epochs", type=int, help="passes over the training rows")
+    parser.add_argument("--batch-size", type=int, help="rows a step")
+    parser.add_argument("--learning-rate", type=float, help="peak rate")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Runs the system and prints its scores."""
+    from fusion_jax import runtime
+    from fusion_jax.cli.tables import finetune_table
+    from fusion_jax.systems import finetune
+    from fusion_jax.systems.folders import finetune_on_folder
+
+    config = make_config(options, finetune_on_folder, FIELDS)
+    runtime.initialize()
+    result = finetune.run(config, options.workdir, overwrite=options.overwrite)
+    if options.json:
+        print(json.dumps(result.results))
+        return
+    print(finetune_table(result.results))
+    print(f"report: {result.workdir / 'report.html'}")
+    print(f"model:  {result.workdir / 'model'}")

@@ -1,0 +1,1 @@
+"""How good a model is: losses, readouts, metrics, intervals, search objectives."""

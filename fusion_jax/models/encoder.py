@@ -1,0 +1,169 @@
+"""The encoder in Linen: embeddings, transformer layers (post-norm), pooler."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fusion_jax.models.activations import ACTIVATIONS
+from fusion_jax.models.config import EncoderConfig
+from fusion_jax.models.layers import Dense, Dropout, LayerNorm, initialise_kernel
+from fusion_jax.types import Batch
+
+
+class Table(nn.Module):
+    """An embedding table [rows, D]; the lookup is the caller's."""
+
+    rows: int
+    features: int
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        """The table in the dtype of its parameter."""
+        shape = (self.rows, self.features)
+        return self.param("embedding", initialise_kernel, shape)
+
+
+class Embeddings(nn.Module):
+    """Layer norm of word + position (+ token type) embeddings."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, batch: Batch, *, dropout: bool = False) -> jax.Array:
+        """input_ids [B, T] (and token_type_ids [B, T]) -> [B, T, D]."""
+        config = self.config
+        ids = jnp.asarray(batch["input_ids"])
+        length = ids.shape[1]
+        first = config.pad_token_id + 1 if config.family == "roberta" else 0
+        if first + length > config.max_positions:
+            raise ValueError(
+                f"batch has {length} tokens a row; this {config.family} encoder has "
+                f"positions for {config.max_positions - first}: encode with a smaller "
+                "max_length"
+            )
+        word = Table(config.vocab_size, config.hidden_size, name="word")()
+        position = Table(config.max_positions, config.hidden_size, name="position")()
+        x = jnp.take(word, ids, axis=0)
+        if config.family == "roberta":
+            # RoBERTa counts real tokens from pad + 1; padding stays at pad.
+            real = (ids != config.pad_token_id).astype(jnp.int32)
+            places = jnp.cumsum(real, axis=1) * real + config.pad_token_id
+            x = x + jnp.take(position, places, axis=0)
+        else:
+            x = x + position[:length]
+        if config.type_vocab_size:
+            types = Table(config.type_vocab_size, config.hidden_size, name="token_type")
+            x = x + _type_rows(types(), batch, ids.shape)
+        x = LayerNorm(config.layer_norm_eps, self.dtype, name="norm")(x)
+        return Dropout(config.hidden_dropout, name="dropout")(x, dropout)
+
+
+class Attention(nn.Module):
+    """Norm(x + output(softmax(q k' / sqrt(d)) v)) over H heads."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, context: jax.Array, mask: jax.Array, dropout: bool
+    ) -> jax.Array:
+        """[B, Q, D] attend to context [B, T, D] where mask [B, T] -> [B, Q, D]."""
+        config = self.config
+        width, heads = config.hidden_size, config.num_heads
+        query, key, value = (
+            _split_heads(Dense(width, self.dtype, name=name)(inputs), heads)
+            for name, inputs in (("query", x), ("key", context), ("value", context))
+        )
+        query = query * (1.0 / math.sqrt(width // heads))
+        scores = jnp.einsum(
+            "bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32
+        )
+        hidden = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)
+        scores = scores + hidden[:, None, None, :]
+        # Softmax divided after the product with the values, where there are fewer
+        # elements: [.., d] instead of [.., T]. Dropout commutes with it.
+        peak = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+        weights = jnp.exp(scores - peak)
+        total = weights.sum(-1, keepdims=True)
+        weights = Dropout(config.attention_dropout, name="dropout")(weights, dropout)
+        mixed = jnp.einsum(
+            "bhqk,bhkd->bhqd",
+            weights.astype(self.dtype),
+            value,
+            preferred_element_type=jnp.float32,
+        )
+        mixed = jnp.swapaxes(mixed / total, 1, 2).reshape(x.shape)
+        y = Dense(width, self.dtype, name="output")(mixed)
+        y = Dropout(config.hidden_dropout, name="output_dropout")(y, dropout)
+        return LayerNorm(config.layer_norm_eps, self.dtype, name="norm")(x + y)
+
+
+class Mlp(nn.Module):
+    """Norm(x + down(activation(up(x))))."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, dropout: bool) -> jax.Array:
+        """[B, T, D] -> [B, T, D]."""
+        config = self.config
+        y = Dense(config.intermediate_size, self.dtype, name="up")(x)
+        y = ACTIVATIONS[config.activation](y)
+        y = Dense(config.hidden_size, self.dtype, name="down")(y)
+        y = Dropout(config.hidden_dropout, name="dropout")(y, dropout)
+        return LayerNorm(config.layer_norm_eps, self.dtype, name="norm")(x + y)
+
+
+class Layer(nn.Module):
+    """One transformer layer: attention, then the two-layer perceptron.
+
+    With `first_only` it gives the first token alone, which is all that a head over the
+    first token reads of the last layer: the same numbers for a sixth of the products.
+    """
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+    first_only: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, batch: Batch, *, dropout: bool = False
+    ) -> jax.Array:
+        """[B, T, D] -> [B, T, D], or [B, 1, D] with `first_only`."""
+        mask = jnp.asarray(batch["attention_mask"]) > 0
+        attention = Attention(self.config, self.dtype, name="attention")
+        x = attention(x[:, :1] if self.first_only else x, x, mask, dropout)
+        return Mlp(self.config, self.dtype, name="mlp")(x, dropout)
+
+
+class Pooler(nn.Module):
+    """tanh(W x_0 + b) of the first token."""
+
+    config: EncoderConfig
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """[B, T, D] -> [B, D] float32."""
+        shape = (self.config.hidden_size, self.config.hidden_size)
+        kernel = self.param("kernel", initialise_kernel, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape[:1])
+        first = hidden[:, 0].astype(jnp.float32)
+        return jnp.tanh(first @ kernel.astype(jnp.float32) + bias)
+
+
+def _split_heads(x: jax.Array, heads: int) -> jax.Array:
+    """[B, T, D] -> [B, H, T, d]."""
+    return jnp.swapaxes(x.reshape(*x.shape[:2], heads, -1), 1, 2)
+
+
+def _type_rows(table: jax.Array, batch: Batch, shape: tuple[int, ...]) -> jax.Array:
+    """The token type rows [B, T, D]; with one type or none given, row 0 [D]."""
+    if table.shape[0] == 1 or "token_type_ids" not in batch:
+        return table[0]
+    return jnp.take(table, jnp.asarray(batch["token_type_ids"]).reshape(shape), axis=0)

@@ -1,0 +1,1 @@
+"""Hugging Face name tables, one file a family: data, no code."""

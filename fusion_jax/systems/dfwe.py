@@ -1,0 +1,396 @@
+"""DFWE: experts fine-tuned on a target, interpolated by gradient-free search.
+
+The system as its abstract describes it (Ninalga 2023, arXiv:2307.03506): build experts
+on source tasks, fine-tune each on the target, interpolate them linearly with weights
+found by a gradient-free optimiser. What the abstract leaves open is in the config, and
+the config is part of every result.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from fusion_jax import atomic
+from fusion_jax.checkpoints import huggingface as hf
+from fusion_jax.checkpoints.model_card import model_card
+from fusion_jax.data import Task
+from fusion_jax.data.tokenise import load_tokenizer
+from fusion_jax.evaluation.scoring import Scores
+from fusion_jax.reports.html import write_report
+from fusion_jax.search import soups
+from fusion_jax.search.points import Points, make_points
+from fusion_jax.systems import experts as stages
+from fusion_jax.systems.candidates import Scorer, make_scorer
+from fusion_jax.systems.comparators import comparator_weights
+from fusion_jax.systems.interpolation import (
+    choose_answer,
+    expert_names,
+    experts_alone,
+    find_weights,
+    interpolated_points,
+    leave_one_out,
+    loss_plane,
+    merged_model,
+    on_points,
+)
+from fusion_jax.systems.outcome import dfwe_results, many_results
+from fusion_jax.systems.problem import Problem, make_problem
+from fusion_jax.systems.tasks import cut, read_tasks
+from fusion_jax.systems.workdir import open_workdir
+from fusion_jax.training.config import FitConfig
+from fusion_jax.types import Params
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("dev", "test")
+
+
+class Result(NamedTuple):
+    """What a run gives back.
+
+    Attributes:
+      results: the content of results.json.
+      workdir: where it stands, with report.html and, for one run, model/.
+      params: of the merged model; None for several runs.
+    """
+
+    results: dict[str, Any]
+    workdir: Path
+    params: Params | None
+
+
+class Setting(NamedTuple):
+    """What all runs of one seed share."""
+
+    config: ConfigDict
+    seed: int
+    encoder: hf.Checkpoint
+    tokenizer: Any
+    tasks: dict[str, Task]
+    experts: Path
+
+
+def run(
+    config: ConfigDict,
+    workdir: str | os.PathLike[str] = "runs/dfwe",
+    *,
+    overwrite: bool = False,
+) -> Result:
+    """Runs DFWE for every target and seed of a config.
+
+    Args:
+      config: of `systems.defaults.dfwe_config`, changed as wished.
+      workdir: continued if it holds the same config.
+      overwrite: replace a run of another config.
+
+    Returns:
+      The result; with several targets or seeds one folder each and a summary.
+
+    Raises:
+      ConfigChanged: the folder holds a run of another config.
+      ValueError, FileNotFoundError, TaskError: options, files and rows that do not
+        fit, each named.
+    """
+    plain = json.loads(config.to_json())
+    folder = open_workdir(workdir, plain, overwrite=overwrite)
+    encoder = hf.load(config.encoder)
+    tokenizer = load_tokenizer(encoder.path)
+    finished = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        tasks = _read(config, seed)
+        setting = Setting(config, seed, encoder, tokenizer, tasks, folder / "experts")
+        targets = tuple(config.targets) or tuple(tasks)
+        single = len(targets) * config.seeds == 1
+        for target in targets:
+            place = folder if single else folder / target / f"seed_{seed}"
+            finished.append(run_target(setting, target, place))
+    if len(finished) == 1:
+        return finished[0]
+    total = many_results([result.results for result in finished], plain)
+    write_report(total, None, folder / "report.html")
+    atomic.write_json(folder / "results.json", total)
+    return Result(total, folder, None)
+
+
+def run_target(setting: Setting, target: str, folder: Path) -> Result:
+    """One target and seed: train, stack, search, choose, compare, test, report.
+
+    Args:
+      setting: what the runs of a seed share.
+      target: name of the task.
+      folder: of this run; a finished one is read.
+    """
+    record = folder / "results.json"
+    if record.is_file():
+        params = hf.load(folder / "model").params
+        return Result(json.loads(record.read_text()), folder, params)
+    config, seed, seconds = setting.config, setting.seed, {}
+    logger.info("target %s, seed %d", target, seed)
+    with _timed(seconds, "data"):
+        problem = _problem(setting, target, config.shots)
+    with _timed(seconds, "experts"):
+        models, start, multitask = _train(setting, problem)
+    with _timed(seconds, "stack"):
+        points = interpolated_points(config, models, start)
+        dev = _scorer(config, problem, "dev", points)
+        logger.info("population: %s", dev.population.plan)
+    with _timed(seconds, "search"):
+        found = find_weights(config, dev, seed, folder)
+        answer, chosen, on_dev = choose_answer(dev, found)
+    with _timed(seconds, "comparators"):
+        rivals = _rivals(config, dev, on_dev, seed)
+    with _timed(seconds, "plane"):
+        plane = loss_plane(dev, found.means, config.plane)
+        without = leave_one_out(dev, chosen)
+    with _timed(seconds, "test"):
+        methods = {"dfwe": chosen, **rivals}
+        scores = {"dev": _all_scores(config, dev, methods, multitask)}
+        if "test" in problem.encoded:
+            test = _scorer(config, problem, "test", points)
+            scores["test"] = _all_scores(config, test, methods, multitask)
+    results = dfwe_results(
+        config=json.loads(config.to_json()),
+        problem=problem,
+        seed=seed,
+        scores=scores,
+        experts=expert_names(points),
+        points=points,
+        chosen=chosen,
+        answer=answer,
+        without=without,
+        candidates=len(found.evaluations),
+        evaluated=dev.evaluated,
+        plan=str(dev.population.plan),
+        seconds=seconds,
+    )
+    history = {
+        "evaluations": [_shown(entry) for entry in found.evaluations],
+        "means": [np.mean(mean, axis=0).tolist() for mean in found.means],
+        "plane": plane,
+    }
+    params = _save(setting, problem, points, chosen, results, history, folder)
+    return Result(results, folder, params)
+
+
+def _read(config: ConfigDict, seed: int) -> dict[str, Task]:
+    """The tasks named, or all of them where the sources are not named."""
+    targets, sources = tuple(config.targets), tuple(config.sources)
+    named = tuple(dict.fromkeys(targets + sources))
+    tasks = read_tasks(config.data, named if targets and sources else (), seed)
+    unknown = [name for name in named if name not in tasks]
+    if unknown:
+        raise ValueError(
+            f"tasks {', '.join(unknown)} are not among those read: "
+            f"{', '.join(tasks)}; correct targets or sources"
+        )
+    return tasks
+
+
+def _problem(setting: Setting, name: str, shots: int) -> Problem:
+    config = setting.config
+    task = cut(
+        setting.tasks[name],
+        shots=shots,
+        max_test_rows=config.max_test_rows,
+        seed=setting.seed,
+    )
+    return make_problem(
+        task,
+        setting.encoder,
+        setting.tokenizer,
+        max_length=config.max_length,
+        dtype=config.dtype,
+    )
+
+
+def _train(
+    setting: Setting, problem: Problem
+) -> tuple[dict[str, Params], Params, Params | None]:
+    """Experts by name, theta_0 with the target's head, and the multi-task model."""
+    config, encoder, folder = setting.config, setting.encoder, setting.experts
+    tune = _fit_config(config, config.target, setting.seed)
+    if config.experts:
+        start = stages.target_start(problem, encoder, tune, folder)
+        return _given_experts(config, problem), start, None
+    sources = {
+        name: _problem(setting, name, config.source_shots)
+        for name in tuple(config.sources) or tuple(setting.tasks)
+        if name != problem.task.name
+    }
+    pretrain = _fit_config(config, config.source, setting.seed)
+    trained = stages.train_sources(sources, encoder, pretrain, folder)
+    start = stages.target_start(problem, encoder, tune, folder)
+    models = stages.finetune_experts(
+        problem,
+        encoder,
+        start,
+        trained,
+        tune,
+        folder,
+        lineage=stages.source_lineage(sources, encoder, pretrain),
+    )
+    if "multitask_finetune" not in config.comparators:
+        return models, start, None
+    multitask = stages.finetune_multitask(
+        {**sources, problem.task.name: problem},
+        problem,
+        encoder,
+        start,
+        _fit_config(config, config.multitask, setting.seed),
+        tune,
+        folder,
+    )
+    return models, start, multitask
+
+
+def _given_experts(config: ConfigDict, problem: Problem) -> dict[str, Params]:
+    """Experts that exist: directories of models fine-tuned on the target."""
+    models = {}
+    for source in config.experts:
+        loaded = hf.load(source, kind=problem.kind)
+        if loaded.labels and loaded.labels != problem.task.labels:
+            raise ValueError(
+                f"experts: {source} has the labels {', '.join(loaded.labels)}, the "
+                f"task {problem.task.name} has {', '.join(problem.task.labels)}; take "
+                "experts of this task"
+            )
+        models[Path(source).name] = loaded.params
+    if len(models) != len(config.experts):
+        raise ValueError("experts: two directories have one name; rename one")
+    return models
+
+
+def _rivals(
+    config: ConfigDict, dev: Scorer, on_dev: Mapping[str, Scores], seed: int
+) -> dict[str, np.ndarray | None]:
+    """Weights of the comparators, over the points of `dev`."""
+    alone = experts_alone(dev.points)
+    scorer = dev if alone is dev.points else _scorer(config, dev.problem, "dev", alone)
+    weights = comparator_weights(
+        scorer,
+        {name: on_dev[name] for name in alone.names},
+        budget=config.search.budget,
+        objective=config.search.objective,
+        names=config.comparators,
+        seed=seed,
+    )
+    return {
+        name: None if row is None else on_points(dev.points, row)
+        for name, row in weights.items()
+    }
+
+
+def _all_scores(
+    config: ConfigDict,
+    scorer: Scorer,
+    methods: Mapping[str, np.ndarray | None],
+    multitask: Params | None,
+) -> dict[str, Scores | None]:
+    """Every method on one split, and every expert as 'expert:NAME'."""
+    points = scorer.points
+    vertices = {
+        f"expert:{name}": row
+        for name, row in zip(points.names, _vertices(points), strict=True)
+        if name in expert_names(points)
+    }
+    known = {name: row for name, row in methods.items() if row is not None}
+    scores: dict[str, Scores | None] = dict.fromkeys(methods)
+    scores |= scorer.scores({**known, **vertices})
+    if "logit_ensemble" in config.comparators:
+        scores["logit_ensemble"] = scorer.ensemble(experts_alone(points))
+    if multitask is not None:
+        alone = make_points({"multitask": multitask})
+        scores["multitask_finetune"] = _scorer(
+            config, scorer.problem, scorer.split, alone
+        ).scores({"multitask": np.ones(1, np.float32)})["multitask"]
+    return scores
+
+
+def _save(
+    setting: Setting,
+    problem: Problem,
+    points: Points,
+    chosen: np.ndarray,
+    results: dict[str, Any],
+    history: dict[str, Any],
+    folder: Path,
+) -> Params:
+    """Writes model/, history.json, report.html; results.json last: all is there."""
+    params = merged_model(points, chosen)
+    mine = results["methods"]["dfwe"]
+    card = model_card(
+        name=f"dfwe-{problem.task.name}",
+        method="dfwe",
+        base=Path(setting.config.encoder).name,
+        sources=[
+            {"name": name, "sha256": hf.hash_params(merged_model(points, row))}
+            for name, row in zip(points.names, _vertices(points), strict=True)
+        ],
+        coefficients=results["coefficients"],
+        scores={f"{split} ({results['metric']})": mine[split] for split in SPLITS},
+        kind=problem.kind,
+        sha256=hf.hash_params(params),
+        notes=f"Task {problem.task.name}, {results['rows']['train']} training rows; "
+        f"strategy {setting.config.search.strategy}, {results['candidates']} "
+        "candidates. Intervals and comparators are in report.html.",
+    )
+    hf.save(
+        folder / "model",
+        params,
+        setting.encoder.config,
+        kind=problem.kind,
+        labels=problem.task.labels,
+        tokenizer_from=setting.encoder.path,
+        card=card,
+    )
+    atomic.write_json(folder / "history.json", history)
+    write_report(results, history, folder / "report.html")
+    atomic.write_json(folder / "results.json", results)
+    return params
+
+
+def _scorer(config: ConfigDict, problem: Problem, split: str, points: Points) -> Scorer:
+    return make_scorer(
+        problem,
+        split,
+        points,
+        tokens_per_batch=config.tokens_per_batch,
+        way=config.search.way,
+        chunk=config.search.chunk,
+    )
+
+
+def _vertices(points: Points) -> np.ndarray:
+    """[K, 1, K]: every point alone, where groups all agree."""
+    rows = soups.one_hot(len(points.names))
+    return np.repeat(rows[:, None], points.num_groups, axis=1)
+
+
+def _fit_config(config: ConfigDict, options: ConfigDict, seed: int) -> FitConfig:
+    return FitConfig(**{**options.to_dict(), "seed": seed, "dtype": config.dtype})
+
+
+def _shown(entry: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation with one row of coefficients, for plots and JSON."""
+    fitness = entry["fitness"]
+    return {
+        **entry,
+        "coefficients": np.mean(entry["coefficients"], axis=0).tolist(),
+        "fitness": fitness if np.isfinite(fitness) else None,
+    }
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    begun = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - begun, 2)
+    logger.info("%s: %.1f s", stage, seconds[stage])

@@ -1,0 +1,315 @@
+"""DFWE's experts: trained on sources, fine-tuned on the target, each once."""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fusion_jax import trees
+from fusion_jax.checkpoints.huggingface import Checkpoint, hash_params
+from fusion_jax.data.batches import TrainBatches, bucket_lengths
+from fusion_jax.data.task import hash_task
+from fusion_jax.models import build_model
+from fusion_jax.systems.problem import Problem, same_head, starting_params
+from fusion_jax.systems.workdir import cached_params, content_hash
+from fusion_jax.training.config import FitConfig
+from fusion_jax.training.fit import fit, fit_stack
+from fusion_jax.training.multitask import MixedBatches, join_heads, multitask_model
+from fusion_jax.types import Key, Params
+
+DIRECT = "direct"
+"""Name of the expert that saw no source: the direct fine-tune."""
+
+
+def head_key(name: str, seed: int) -> Key:
+    """The key that draws a task's head: one head for each (task, seed)."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+
+def train_sources(
+    problems: Mapping[str, Problem],
+    encoder: Checkpoint,
+    config: FitConfig,
+    folder: Path,
+) -> dict[str, Params]:
+    """Stage 1: phi_s = Train(theta_0; D_s), the best epoch by s's own dev.
+
+    A source expert does not depend on the target: it is trained once and found again
+    by its content for every target.
+
+    Args:
+      problems: source name -> problem.
+      encoder: theta_0.
+      config: how to train; its seed also draws the heads.
+      folder: where finished experts are kept.
+
+    Returns:
+      source name -> parameters.
+    """
+    experts = {}
+    for name, problem in problems.items():
+        start = starting_params(
+            problem, encoder.params, encoder.params, head_key(name, config.seed)
+        )
+        identity = _identity(problem, encoder, config)
+
+        def train(name=name, problem=problem, start=start, identity=identity):
+            return fit(
+                problem.model,
+                start,
+                problem.encoded["train"],
+                problem.encoded["dev"],
+                config,
+                kind=problem.kind,
+                metrics=problem.metrics,
+                workdir=folder / "fits" / f"{name}-{identity}",
+                name=name,
+            ).params
+
+        experts[name], _ = cached_params(
+            folder / f"{name}-{identity}.safetensors", train
+        )
+    return experts
+
+
+def target_start(
+    problem: Problem, encoder: Checkpoint, config: FitConfig, folder: Path
+) -> Params:
+    """theta_0 with the target's head, the head that all experts start from.
+
+    Experts whose heads began at different random numbers are not linearly connected.
+    With `config.head_epochs` the head is first trained on the frozen encoder (linear
+    probe), once, and then given to all.
+    """
+    start = starting_params(
+        problem,
+        encoder.params,
+        encoder.params,
+        head_key(problem.task.name, config.seed),
+    )
+    if not config.head_epochs:
+        return start
+    probe = replace(config, epochs=0)
+    identity = _identity(problem, encoder, probe)
+    name = f"{problem.task.name}-head"
+
+    def train() -> Params:
+        return fit(
+            problem.model,
+            start,
+            problem.encoded["train"],
+            problem.encoded["dev"],
+            probe,
+            kind=problem.kind,
+            metrics=problem.metrics,
+            workdir=folder / "fits" / f"{name}-{identity}",
+            name=name,
+        ).params
+
+    return cached_params(folder / f"{name}-{identity}.safetensors", train)[0]
+
+
+def finetune_experts(
+    problem: Problem,
+    encoder: Checkpoint,
+    start: Params,
+    sources: Mapping[str, Params],
+    config: FitConfig,
+    folder: Path,
+    *,
+    lineage: Mapping[str, str],
+) -> dict[str, Params]:
+    """Stages 2 and 3: theta_s = Train(phi_s; D_t) and theta_d = Train(theta_0; D_t).
+
+    Args:
+      problem: the target.
+      encoder: theta_0.
+      start: theta_0 with the target's head.
+      sources: source name -> parameters of stage 1.
+      config: how to train; all experts see the same batches in the same order.
+      folder: where finished experts are kept.
+      lineage: source name -> hash of how it was made.
+
+    Returns:
+      'direct' and one entry a source -> parameters.
+    """
+    config = replace(config, head_epochs=0)
+    starts = {DIRECT: start}
+    for name, params in sources.items():
+        encoder_only = {"encoder": params["encoder"]}
+        begun = starting_params(
+            problem,
+            encoder_only,
+            encoder.params,
+            head_key(problem.task.name, config.seed),
+        )
+        starts[name] = same_head(begun, start)
+    files = {
+        name: folder
+        / (
+            f"{problem.task.name}-from-{name}-"
+            + _identity(
+                problem,
+                encoder,
+                config,
+                source=lineage.get(name, ""),
+                head=_head_hash(start),
+            )
+            + ".safetensors"
+        )
+        for name in starts
+    }
+    missing = [name for name in starts if not files[name].is_file()]
+    tuned: dict[str, Params] = {}
+    if missing:
+        held = [trees.partition(starts[name], config.frozen) for name in missing]
+        shared = held[0][0]
+        # What is frozen is the pretrained encoder's in every start.
+        stack = trees.stack([rest for _, rest in held], missing)
+        batches = TrainBatches(
+            problem.encoded["train"],
+            config.batch_size,
+            seed=config.seed,
+            buckets=config.buckets or _buckets(problem),
+        )
+        identity = content_hash(files=[files[name].name for name in missing])
+        result = fit_stack(
+            problem.model,
+            stack,
+            shared,
+            batches,
+            problem.encoded["dev"],
+            config,
+            kind=problem.kind,
+            metrics=problem.metrics,
+            names=missing,
+            workdir=folder / "fits" / f"{problem.task.name}-{identity}",
+            name=problem.task.name,
+        )
+        for name, params in zip(missing, trees.unstack(result.params), strict=True):
+            tuned[name] = trees.combine(shared, params)
+    return {
+        name: cached_params(file, lambda name=name: tuned[name])[0]
+        for name, file in files.items()
+    }
+
+
+def finetune_multitask(
+    problems: Mapping[str, Problem],
+    target: Problem,
+    encoder: Checkpoint,
+    start: Params,
+    config: FitConfig,
+    target_config: FitConfig,
+    folder: Path,
+) -> Params:
+    """All tasks at once, then the target: the multi-task comparator.
+
+    Args:
+      problems: task name -> problem, the target among them.
+      target: the target.
+      encoder: theta_0.
+      start: theta_0 with the target's head.
+      config: of the joint training.
+      target_config: of the fine-tuning after it, the same as the experts'.
+      folder: where finished models are kept.
+    """
+    kinds = {name: problem.kind for name, problem in problems.items()}
+    # Heads of one kind are padded to its largest label count, as their batches are.
+    widths = {
+        kind: max(p.task.num_labels for p in problems.values() if p.kind == kind)
+        for kind in dict.fromkeys(kinds.values())
+    }
+    wide = {
+        name: _widened(problem, encoder, widths[problem.kind], config.dtype)
+        for name, problem in problems.items()
+    }
+    identity = content_hash(
+        tasks={name: _identity(p, encoder, config) for name, p in problems.items()}
+    )
+
+    def train() -> Params:
+        params = join_heads(
+            {
+                name: starting_params(
+                    problem, encoder.params, encoder.params, head_key(name, config.seed)
+                )
+                for name, problem in wide.items()
+            },
+            kinds,
+        )
+        models = {problem.kind: problem.model for problem in wide.values()}
+        members = {
+            name: TrainBatches(
+                problem.encoded["train"],
+                config.batch_size,
+                seed=config.seed,
+                buckets=config.buckets or _buckets(problem),
+                num_labels=max(widths[problem.kind], 1),
+            )
+            for name, problem in wide.items()
+        }
+        batches = MixedBatches(members, kinds, seed=config.seed)
+        result = fit(
+            multitask_model(models),
+            params,
+            batches,
+            None,
+            config,
+            kind="mixed",
+            metrics=("accuracy",),
+            workdir=folder / "fits" / f"multitask-{identity}",
+            name="multitask",
+        )
+        return {"encoder": result.params["encoder"]}
+
+    joint, _ = cached_params(folder / f"multitask-{identity}.safetensors", train)
+    tuned = finetune_experts(
+        target,
+        encoder,
+        start,
+        {"multitask": joint},
+        target_config,
+        folder,
+        lineage={"multitask": identity},
+    )
+    return tuned["multitask"]
+
+
+def source_lineage(
+    problems: Mapping[str, Problem], encoder: Checkpoint, config: FitConfig
+) -> dict[str, str]:
+    """Hash of everything that each source expert is made from, by name."""
+    return {
+        name: _identity(problem, encoder, config) for name, problem in problems.items()
+    }
+
+
+def _widened(problem: Problem, encoder: Checkpoint, width: int, dtype: str) -> Problem:
+    model = build_model(
+        encoder.config, problem.kind, max(width, 1), dtype=jax.numpy.dtype(dtype)
+    )
+    return replace(problem, model=model)
+
+
+def _identity(
+    problem: Problem, encoder: Checkpoint, config: FitConfig, **more: Any
+) -> str:
+    return content_hash(
+        task=hash_task(problem.task),
+        encoder=encoder.sha256,
+        fit=config.to_json(),
+        max_length=problem.max_length,
+        **more,
+    )
+
+
+def _head_hash(params: Params) -> str:
+    return hash_params({"head": params["head"]})[:16]
+
+
+def _buckets(problem: Problem) -> tuple[int, ...]:
+    return bucket_lengths(problem.max_length)

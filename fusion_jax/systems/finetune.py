@@ -1,0 +1,219 @@
+"""Fine-tunes one encoder on one task: the plain way, and the baseline of the others."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from fusion_jax import atomic
+from fusion_jax.checkpoints import huggingface as hf
+from fusion_jax.checkpoints.model_card import model_card
+from fusion_jax.config import Config
+from fusion_jax.data import Task
+from fusion_jax.data.task import hash_task
+from fusion_jax.data.tokenise import load_tokenizer
+from fusion_jax.evaluation.bootstrap import interval
+from fusion_jax.evaluation.scoring import Scores
+from fusion_jax.reports.html import write_report
+from fusion_jax.systems.experts import head_key
+from fusion_jax.systems.outcome import SCHEMA_VERSION, versions
+from fusion_jax.systems.problem import Problem, make_problem, starting_params
+from fusion_jax.systems.result import Result, timed
+from fusion_jax.systems.saved_model import score_splits
+from fusion_jax.systems.tasks import cut, read_tasks
+from fusion_jax.systems.workdir import content_hash, open_workdir
+from fusion_jax.training.config import FitConfig
+from fusion_jax.training.fit import FitResult, fit
+from fusion_jax.types import Params
+
+SYSTEM = "finetune"
+
+
+def run(
+    config: Config,
+    workdir: str | os.PathLike[str] = "runs/finetune",
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Result:
+    """Fine-tunes the config's encoder on its task; the best epoch by dev is kept.
+
+    Args:
+      config: of `systems.defaults.finetune_config`, changed as wished.
+      workdir: continued if it holds the same config; finished, it is only read.
+      overwrite: replace a run of another config.
+      progress: whether to show a progress bar.
+
+    Returns:
+      The result.
+
+    Raises:
+      ConfigChanged: the folder holds a run of another config.
+      Diverged: a loss is not finite; names the step.
+      ValueError, FileNotFoundError, TaskError: options, files and rows that do not
+        fit, each named.
+    """
+    plain = json.loads(config.to_json())
+    folder = open_workdir(workdir, plain, overwrite=overwrite)
+    finished = folder / "results.json"
+    if finished.is_file():
+        return Result(
+            json.loads(finished.read_text()), folder, hf.load(folder / "model").params
+        )
+    seconds: dict[str, float] = {}
+    with timed(seconds, "data"):
+        encoder = hf.load(config.encoder)
+        problem = make_problem(
+            _task(config),
+            encoder,
+            load_tokenizer(encoder.path),
+            max_length=config.max_length,
+            dtype=config.dtype,
+        )
+    with timed(seconds, "train"):
+        trained = _train(config, problem, encoder, folder, progress)
+    with timed(seconds, "score"):
+        splits = [split for split in ("dev", "test") if split in problem.encoded]
+        scores = score_splits(
+            problem, trained.params, splits, tokens_per_batch=config.tokens_per_batch
+        )
+    results = finetune_results(plain, problem, scores, trained, seconds)
+    _save(config, problem, encoder, trained.params, results, folder)
+    return Result(results, folder, trained.params)
+
+
+def finetune_results(
+    config: dict[str, Any],
+    problem: Problem,
+    scores: dict[str, Scores],
+    trained: FitResult,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """The content of results.json; what the system has not is null.
+
+    Args:
+      config: plain values.
+      problem: what was trained.
+      scores: split -> scores; no 'test' where the task has no test split.
+      trained: of `training.fit`.
+      seconds: of each stage.
+    """
+    test = scores.get("test")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "system": SYSTEM,
+        "target": problem.task.name,
+        "metric": " + ".join(problem.metrics),
+        "seed": config["seed"],
+        "methods": {
+            SYSTEM: {
+                "dev": scores["dev"].mean,
+                "test": None if test is None else test.mean,
+                "test_interval": None if test is None else list(interval(test)),
+            }
+        },
+        "metrics": {
+            split: scores[split].values if split in scores else None
+            for split in ("dev", "test")
+        },
+        "coefficients": None,
+        "experts": None,
+        "candidates": None,
+        "best_epoch": trained.best_epoch,
+        "tokens": trained.tokens,
+        "rows": {split: len(rows) for split, rows in problem.task.splits.items()},
+        "seconds": dict(seconds),
+        "versions": versions(),
+        "config": config,
+    }
+
+
+def _task(config: Config) -> Task:
+    names = (config.target,) if config.target else ()
+    tasks = read_tasks(config.data, names, config.seed)
+    if len(tasks) != 1:
+        raise ValueError(
+            f"target: the data has the tasks {', '.join(tasks)}; name one of them"
+        )
+    task = next(iter(tasks.values()))
+    return cut(
+        task, shots=config.shots, max_test_rows=config.max_test_rows, seed=config.seed
+    )
+
+
+def _train(
+    config: Config,
+    problem: Problem,
+    encoder: hf.Checkpoint,
+    folder: Path,
+    progress: bool,
+) -> FitResult:
+    options = FitConfig(
+        **{**config.fit.to_dict(), "seed": config.seed, "dtype": config.dtype}
+    )
+    name = problem.task.name
+    # A run that starts anew in the same folder must not meet the state of the old.
+    identity = content_hash(
+        task=hash_task(problem.task),
+        encoder=encoder.sha256,
+        fit=options.to_json(),
+        max_length=problem.max_length,
+    )
+    start = starting_params(
+        problem, encoder.params, encoder.params, head_key(name, config.seed)
+    )
+    return fit(
+        problem.model,
+        start,
+        problem.encoded["train"],
+        problem.encoded["dev"],
+        options,
+        kind=problem.kind,
+        metrics=problem.metrics,
+        workdir=folder,
+        name=f"{name}-{identity}",
+        progress=progress,
+    )
+
+
+def _save(
+    config: Config,
+    problem: Problem,
+    encoder: hf.Checkpoint,
+    params: Params,
+    results: dict[str, Any],
+    folder: Path,
+) -> None:
+    """model/ and report.html; results.json last: it says that all is there."""
+    task = problem.task
+    scores = results["methods"][SYSTEM]
+    card = model_card(
+        name=f"{SYSTEM}-{task.name}",
+        method=SYSTEM,
+        base=str(config.encoder),
+        sources=[
+            {
+                "name": task.name,
+                "task": task.kind,
+                "rows": results["rows"]["train"],
+                "sha256": hash_task(task),
+            }
+        ],
+        coefficients={},
+        scores={
+            f"{split} ({results['metric']})": scores[split] for split in ("dev", "test")
+        },
+        kind=task.kind,
+        sha256=hf.hash_params(params),
+    )
+    hf.save(
+        folder / "model",
+        params,
+        encoder.config,
+        kind=task.kind,
+        labels=task.labels,
+        tokenizer_from=encoder.path,
+        card=card,
+    )
+    write_report(results, None, folder / "report.html")
+    atomic.write_json(folder / "results.json", results)

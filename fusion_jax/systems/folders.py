@@ -1,0 +1,36 @@
+"""Configs for task folders of one's own: what the commands and configs/*/local.py run.
+
+A fine-tune has the recipe of a DFWE expert, so that its score is what DFWE is held
+against.
+"""
+
+import os
+from pathlib import Path
+
+from fusion_jax.config import Config
+from fusion_jax.systems.defaults import dfwe_config, finetune_config
+
+STAGE = {"epochs": 4, "learning_rate": 1e-4}
+TARGET_STAGE = {**STAGE, "head_epochs": 4}
+
+
+def dfwe_on_folders(data: str | os.PathLike[str]) -> Config:
+    """DFWE's config for a folder of task folders; an incomplete train counts."""
+    config: Config = dfwe_config()
+    config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
+    config.source.update(STAGE)
+    config.target.update(TARGET_STAGE)
+    return config
+
+
+def finetune_on_folder(data: str | os.PathLike[str]) -> Config:
+    """The fine-tune's config for one task folder; an incomplete train counts."""
+    config: Config = finetune_config()
+    config.data.update({"reader": "folders", "use_partial": True})
+    if str(data):
+        # The folder's name is the task's, which '.' and 'a/..' do not show.
+        folder = Path(data).resolve()
+        config.data.path = str(folder.parent)
+        config.target = folder.name
+    config.fit.update(TARGET_STAGE)
+    return config

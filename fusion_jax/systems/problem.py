@@ -1,0 +1,118 @@
+"""A task made ready for an encoder: model, token ids, batches, and how to score."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fusion_jax.checkpoints.huggingface import Checkpoint, attach_encoder
+from fusion_jax.data import Task
+from fusion_jax.data.batches import bucket_lengths, eval_batches
+from fusion_jax.data.encoded import Encoded
+from fusion_jax.data.tokenise import encode
+from fusion_jax.evaluation.metrics import DEFAULT_METRICS
+from fusion_jax.evaluation.readout import readout
+from fusion_jax.models import build_model
+from fusion_jax.search.population import Readout
+from fusion_jax.types import Batch, Key, Model, Params
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One task for one encoder.
+
+    Attributes:
+      task: rows and labels.
+      model: the encoder with the task's head.
+      encoded: split -> token ids.
+      max_length: tokens of an input.
+    """
+
+    task: Task
+    model: Model
+    encoded: Mapping[str, Encoded] = field(repr=False)
+    max_length: int
+
+    @property
+    def kind(self) -> str:
+        """Kind of the task."""
+        return self.task.kind
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Metrics whose mean is the task's score."""
+        return self.task.metrics or tuple(DEFAULT_METRICS[self.task.kind])
+
+    @property
+    def readout(self) -> Readout:
+        """`(outputs, batch) -> readout` of the task's kind."""
+        return functools.partial(readout, self.task.kind)
+
+    def batches(self, split: str, tokens_per_batch: int) -> list[Batch]:
+        """Every row of a split once, in few shapes."""
+        return self.batches_of(self.encoded[split], tokens_per_batch)
+
+    def batches_of(self, encoded: Encoded, tokens_per_batch: int) -> list[Batch]:
+        """As `batches`, of rows taken from a split."""
+        return eval_batches(
+            encoded,
+            tokens_per_batch=tokens_per_batch,
+            buckets=bucket_lengths(self.max_length),
+        )
+
+
+def make_problem(
+    task: Task,
+    encoder: Checkpoint,
+    tokenizer: Any,
+    *,
+    max_length: int,
+    dtype: str = "float32",
+    splits: Sequence[str] = ("train", "dev", "test"),
+) -> Problem:
+    """Tokenises a task and builds its model.
+
+    Args:
+      task: with at least the splits that will be asked for.
+      encoder: the pretrained encoder.
+      tokenizer: of `data.tokenise.load_tokenizer`.
+      max_length: tokens of an input, at most what the encoder has positions for.
+      dtype: of the computation.
+      splits: those to tokenise, where the task has them.
+    """
+    model = build_model(
+        encoder.config, task.kind, max(task.num_labels, 1), dtype=jnp.dtype(dtype)
+    )
+    encoded = {
+        split: encode(task, split, tokenizer, max_length)
+        for split in splits
+        if split in task.splits
+    }
+    return Problem(task, model, encoded, max_length)
+
+
+def starting_params(
+    problem: Problem, encoder: Params, base: Params, key: Key
+) -> Params:
+    """An encoder with a fresh head for a problem.
+
+    Args:
+      problem: what is to be trained.
+      encoder: {'encoder': ...} to start from, perhaps of a task of another kind.
+      base: the pretrained {'encoder': ...}; gives what `encoder` lacks (the pooler).
+      key: draws the head; one key gives one head.
+    """
+    whole = _fill(encoder["encoder"], base["encoder"])
+    return attach_encoder(problem.model, {"encoder": whole}, key)
+
+
+def _fill(tree: Params, base: Params) -> Params:
+    return {**base, **tree}
+
+
+def same_head(params: Params, head_of: Params) -> Params:
+    """`params` with the head of another tree, bit for bit."""
+    return {**params, "head": jax.tree.map(lambda x: x, head_of["head"])}

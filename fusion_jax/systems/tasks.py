@@ -1,0 +1,114 @@
+"""Where a run's tasks come from: readers by name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusion_jax.data import Task, few_shot, load_task, split_off_dev
+from fusion_jax.data.feta_friends import load_feta_friends
+from fusion_jax.data.hub import from_datasets
+from fusion_jax.data.synthetic import generate
+
+
+def _synthetic(options: Mapping[str, Any], names: tuple[str, ...], seed: int):
+    """Generated tasks; `options` go to `data.synthetic.generate`."""
+    made = generate(seed, **options)
+    return {name: made[name] for name in names or made}
+
+
+def _folders(options: Mapping[str, Any], names: tuple[str, ...], seed: int):
+    """Task folders below `path`, all of them where no names are given."""
+    root = Path(options["path"])
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"data.path: {root} is no folder; name the folder that "
+            "holds the task folders"
+        )
+    names = names or tuple(sorted(p.name for p in root.iterdir() if p.is_dir()))
+    return {
+        name: load_task(
+            root / name, seed=seed, use_partial=options.get("use_partial", False)
+        )
+        for name in names
+    }
+
+
+def _feta_friends(options: Mapping[str, Any], names: tuple[str, ...], seed: int):
+    """The FETA-Friends tasks; see `data.feta_friends.load_feta_friends`."""
+    return load_feta_friends(
+        options["path"],
+        few_shot=options.get("few_shot", True),
+        seed=seed,
+        targets=names or None,
+    )
+
+
+def _datasets(options: Mapping[str, Any], names: tuple[str, ...], seed: int):
+    """Subsets of one data set of the `datasets` library, hub or disk."""
+    del seed
+    common = {k: v for k, v in options.items() if k not in ("path", "subsets")}
+    subsets = dict(options.get("subsets") or {name: {} for name in names})
+    return {
+        name: from_datasets(
+            options["path"],
+            subset=name,
+            name=name,
+            **{**common, **dict(subsets.get(name, {}))},
+        )
+        for name in names or subsets
+    }
+
+
+READERS: dict[str, Callable[..., dict[str, Task]]] = {
+    "synthetic": _synthetic,
+    "folders": _folders,
+    "feta_friends": _feta_friends,
+    "datasets": _datasets,
+}
+"""`(options, names, seed) -> {name: Task}`; add a reader by a line here."""
+
+
+def read_tasks(
+    data: Mapping[str, Any], names: tuple[str, ...], seed: int
+) -> dict[str, Task]:
+    """The tasks of a run, every one with train and dev.
+
+    Args:
+      data: 'reader', a key of `READERS`, and the reader's options.
+      names: which tasks; empty = all there are.
+      seed: of generated tasks and seeded splits.
+
+    Raises:
+      ValueError: an unknown reader or task.
+      FileNotFoundError, TaskError: as the reader says.
+    """
+    options = {k: v for k, v in dict(data).items() if v not in ("", None)}
+    reader = options.pop("reader")
+    if reader not in READERS:
+        raise ValueError(
+            f"data.reader: '{reader}' is unknown; there are {', '.join(READERS)}"
+        )
+    try:
+        tasks = READERS[reader](options, tuple(names), seed)
+    except KeyError as error:
+        raise ValueError(
+            f"data: reader '{reader}' lacks {error}; set data.path, and "
+            "name tasks that it has"
+        ) from error
+    return {name: split_off_dev(task, seed) for name, task in tasks.items()}
+
+
+def cut(task: Task, *, shots: int, max_test_rows: int, seed: int) -> Task:
+    """Few shots of a task, and a seeded part of a large test split."""
+    if shots and shots < len(task.rows("train")):
+        task = few_shot(task, shots, seed)
+    test = task.splits.get("test", ())
+    if max_test_rows and len(test) > max_test_rows:
+        generator = np.random.Generator(np.random.PCG64(seed))
+        rows = np.sort(generator.choice(len(test), max_test_rows, replace=False))
+        splits = {**task.splits, "test": tuple(test[i] for i in rows)}
+        task = replace(task, splits=splits)
+    return task

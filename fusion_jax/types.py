@@ -1,0 +1,55 @@
+"""The types that pass between rooms: parameter trees, batches, and a model."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+Params = Mapping[str, Any]
+"""Nested dict of arrays; leaf names read 'encoder/layer_0/attention/query/kernel'."""
+
+ParamStack = Params
+"""The same tree, every leaf with a leading expert axis: [K, ...]."""
+
+Coefficients = jax.Array | Params
+"""[K], or one row for each parameter group [G, K], or a tree of [K]."""
+
+Batch = Mapping[str, Any]
+"""Arrays whose leading axis is the example; 'mask' [B] is 1 for a real row."""
+
+Outputs = Mapping[str, jax.Array]
+"""What a model says of a batch; a kind of task reads the entries it knows."""
+
+Key = jax.Array
+"""A typed key of `jax.random.key`."""
+
+
+class Stage(NamedTuple):
+    """One piece of a model's forward pass, with the leaves it reads.
+
+    Attributes:
+      name: 'embed', 'layer_0', ..., 'head'.
+      owns: regular expression; a leaf whose name matches in full is read here.
+      apply: `(params, carry, batch, *, dropout_key=None) -> carry`. `params` needs
+        hold only the leaves that `owns` names; the first carry is None and the last
+        stage returns the model's outputs.
+    """
+
+    name: str
+    owns: str
+    apply: Callable[..., Any]
+
+
+class Model(NamedTuple):
+    """A model as pure functions; it knows no mesh and holds no parameters.
+
+    Attributes:
+      init: `(key) -> Params`.
+      apply: `(params, batch, *, dropout_key=None) -> Outputs`; no dropout without a
+        key.
+      stages: the same computation as `apply`, one piece of the tree at a time.
+    """
+
+    init: Callable[[Key], Params]
+    apply: Callable[..., Outputs]
+    stages: tuple[Stage, ...]

@@ -1,0 +1,48 @@
+"""Runs DFWE: launch/dfwe.py --config=configs/dfwe/NAME.py[:options] --workdir=DIR.
+
+Any field of the config can be changed: --config.search.budget=64. The same command
+goes on with a run that was stopped.
+"""
+
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from fusion_jax import runtime
+from fusion_jax.cli.failures import explained
+from fusion_jax.reports.tables import results_table, to_text
+from fusion_jax.systems import dfwe
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file.", lock_config=True
+)
+WORKDIR = flags.DEFINE_string("workdir", "runs/dfwe", "Where everything is left.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a run of another config.")
+SEEDS = flags.DEFINE_integer("seeds", None, "Short for --config.seeds.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs and prints the table."""
+    if len(argv) > 1:
+        raise app.UsageError(f"what is {argv[1]!r}? Options start with --")
+    runtime.initialize()
+    config = CONFIG.value
+    if SEEDS.value is not None:
+        config.seeds = SEEDS.value
+    with explained():
+        result = dfwe.run(config, WORKDIR.value, overwrite=OVERWRITE.value)
+    print(to_text(results_table(result.results)))
+    print(f"\nreport: {result.workdir / 'report.html'}")
+    model = result.workdir / "model"
+    print(
+        f"model:  {model}"
+        if model.is_dir()
+        else f"models: {result.workdir}/<target>/seed_<s>/model"
+    )
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    logging.set_verbosity(logging.INFO)
+    sys.exit(app.run(main))

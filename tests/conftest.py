@@ -1,0 +1,35 @@
+"""Eight virtual CPU devices, no network, and the folder of real data, if any."""
+
+import os
+from pathlib import Path
+
+# Before jax is imported anywhere: the platform is read once.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    os.environ.setdefault(name, "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+
+jax.config.update("jax_num_cpu_devices", 8)
+# Workers and later runs share what was compiled; a test's time is mostly that.
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax-tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+# The first call of a property compiles; its time says nothing.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of task folders that FUSION_JAX_DATA names, or ../shared/data."""
+    named = os.environ.get("FUSION_JAX_DATA")
+    beside = ROOT.parent / "shared" / "data"
+    folder = Path(named) if named else beside
+    if not folder.is_dir():
+        pytest.skip("no real data: set FUSION_JAX_DATA to a folder of task folders")
+    return folder
