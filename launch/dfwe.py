@@ -5,6 +5,7 @@ goes on with a run that was stopped.
 """
 
 import sys
+from logging import getLogger
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -26,11 +27,11 @@ def main(argv: list[str]) -> None:
     """Runs and prints the table."""
     if len(argv) > 1:
         raise app.UsageError(f"what is {argv[1]!r}? Options start with --")
-    runtime.initialize()
     config = CONFIG.value
     if SEEDS.value is not None:
         config.seeds = SEEDS.value
     with explained():
+        runtime.initialize()
         result = dfwe.run(config, WORKDIR.value, overwrite=OVERWRITE.value)
     print(to_text(results_table(result.results)))
     print(f"\nreport: {result.workdir / 'report.html'}")
@@ -44,5 +45,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file at INFO
+    getLogger("fusion_jax").setLevel("INFO")
     sys.exit(app.run(main))

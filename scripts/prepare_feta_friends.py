@@ -21,13 +21,27 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     summary = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(description=summary)
-    parser.add_argument("--raw", type=Path, required=True, metavar="DIR",
-                        help="folder of the source repositories or their archives")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
-                        help="folder to write the tasks to")
-    parser.add_argument("--seed", type=int, default=0,
-                        help="draws friends_relation's few-shot dialogues where its "
-                             "scenes are unknown (default 0)")
+    parser.add_argument(
+        "--raw",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the source repositories or their archives",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder to write the tasks to",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="draws friends_relation's few-shot dialogues where its "
+        "scenes are unknown (default 0)",
+    )
     options = parser.parse_args(arguments)
     try:
         built = build_tasks(options.raw, seed=options.seed)
@@ -39,12 +53,16 @@ def main(arguments: list[str] | None = None) -> int:
     if built.missing:
         print("missing:\n  " + "\n  ".join(built.missing))
     order = "exact" if built.order.exact else "rebuilt"
-    print(f"scene order: {order}, {built.order.uncertain} of {len(built.order.order)} "
-          "positions uncertain")
+    print(
+        f"scene order: {order}, {built.order.uncertain} of {len(built.order.order)} "
+        "positions uncertain"
+    )
     for name, count in built.unassigned.items():
         if count:
-            print(f"{name}: {count} of {built.rows[name]} rows left out, their scene "
-                  "is unknown or has no certain place")
+            print(
+                f"{name}: {count} of {built.rows[name]} rows left out, their scene "
+                "is unknown or has no certain place"
+            )
     for mode, few_shot in MODES.items():
         print(f"\n{mode}\n{rows_table(built.tasks[mode], few_shot=few_shot)}")
     absent = [name for name in FETA_TASKS if name not in built.tasks["full"]]

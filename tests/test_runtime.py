@@ -77,12 +77,11 @@ def test_without_a_wish_there_is_no_cache_and_one_process():
         "jax.distributed.is_initialized())"
     )
     clean = {
-        name: ""
-        for name in ("FUSION_JAX_CACHE_DIR", "FUSION_JAX_DISTRIBUTED")
+        name: "" for name in ("FUSION_JAX_CACHE_DIR", "FUSION_JAX_DISTRIBUTED")
     } | {"JAX_COMPILATION_CACHE_DIR": ""}
     found = run(code, **clean)
     assert found.stdout.split()[-2:] == ["1", "False"], found.stderr
-    assert found.stdout.split()[0] in ("None", "")  or len(found.stdout.split()) == 2
+    assert found.stdout.split()[0] in ("None", "") or len(found.stdout.split()) == 2
 
 
 def test_the_environment_may_ask_for_processes():

@@ -8,7 +8,8 @@ training), smoke.
 """
 
 from fusion_jax.config import parse_options
-from fusion_jax.systems.defaults import dfwe_config
+from fusion_jax.systems.defaults import shrink
+from fusion_jax.systems.folders import dfwe_on_folders
 
 
 def get_config(argument=None):
@@ -27,10 +28,7 @@ def get_config(argument=None):
             "smoke": False,
         },
     )
-    config = dfwe_config()
-    config.data.reader = "folders"
-    config.data.path = options["data"]
-    config.data.use_partial = True
+    config = dfwe_on_folders(options["data"])
     config.targets = options["target"]
     config.sources = options["sources"]
     config.experts = options["experts"]
@@ -39,15 +37,6 @@ def get_config(argument=None):
     config.max_length = options["max_length"]
     if options["encoder"]:
         config.encoder = options["encoder"]
-    for stage in (config.source, config.target):
-        stage.update({"epochs": 4, "learning_rate": 1e-4})
-    config.target.head_epochs = 4
     if options["smoke"]:
-        config.shots = config.source_shots = 32
-        config.max_test_rows = 32
-        config.max_length = 32
-        config.search.budget = 24
-        config.plane = 3
-        for stage in (config.source, config.target, config.multitask):
-            stage.epochs = 1
+        shrink(config)
     return config

@@ -7,6 +7,7 @@ smoke.
 """
 
 from fusion_jax.config import parse_options
+from fusion_jax.systems.defaults import shrink
 from fusion_jax.systems.folders import finetune_on_folder
 
 
@@ -30,8 +31,5 @@ def get_config(argument=None):
     if options["encoder"]:
         config.encoder = options["encoder"]
     if options["smoke"]:
-        config.shots = 32
-        config.max_test_rows = 32
-        config.max_length = 32
-        config.fit.update({"epochs": 1, "head_epochs": 0})
+        shrink(config)
     return config

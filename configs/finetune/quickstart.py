@@ -5,7 +5,7 @@ Options: target=NAME, relatedness=0.7, shots=N, smoke.
 """
 
 from fusion_jax.config import parse_options
-from fusion_jax.systems.defaults import finetune_config
+from fusion_jax.systems.defaults import finetune_config, shrink
 
 
 def get_config(argument=None):
@@ -25,8 +25,6 @@ def get_config(argument=None):
     config.target = options["target"]
     config.shots = options["shots"]
     config.max_length = 64
-    config.fit.update({"epochs": 4, "learning_rate": 1e-4, "head_epochs": 4})
     if options["smoke"]:
-        config.data.update({"train": 32, "dev": 16, "test": 16})
-        config.fit.update({"epochs": 1, "head_epochs": 0})
+        shrink(config)
     return config

@@ -70,8 +70,7 @@ def load_feta_friends(
         return {name: load_task(home / name, name=name) for name in there}
     splits = read_splits(root / SPLITS_FILE)
     return {
-        name: _pooled_task(name, root / name, splits, few_shot, seed)
-        for name in there
+        name: _pooled_task(name, root / name, splits, few_shot, seed) for name in there
     }
 
 
@@ -87,7 +86,9 @@ def _pooled_task(
     if assigned.unassigned:
         logger.info(
             "%s: %d of %d rows left out, their scene is unknown or in no list",
-            name, assigned.unassigned, len(rows),
+            name,
+            assigned.unassigned,
+            len(rows),
         )
     if not assigned.splits["train"]:
         raise ValueError(

@@ -37,21 +37,26 @@ def search(results: Results, history: History) -> str:
         best, place = min(finite)
         said = f"The best of {len(evaluations)} candidates is number {place}: "
         said += f"{number(best, 4)}."
-        parts.append(elements.figure(
-            plots.fitness(evaluations, label), f"Fitness by evaluation. {said}",
-            f"Fitness of each candidate and the best so far. {said}",
-        ))
+        parts.append(
+            elements.figure(
+                plots.fitness(evaluations, label),
+                f"Fitness by evaluation. {said}",
+                f"Fitness of each candidate and the best so far. {said}",
+            )
+        )
     means, names = history.get("means") or [], experts_of(results)
     if len(means) > 1 and names:
         last = np.asarray(means[-1], float).reshape(-1, len(names)).mean(axis=0)
         pairs = zip(names, last, strict=True)
         ends = ", ".join(f"{name} {number(weight, 2)}" for name, weight in pairs)
-        parts.append(elements.figure(
-            plots.coefficient_paths(means, names),
-            f"Coefficients of the distribution's mean over {len(means)} generations, "
-            f"at the end: {ends}.",
-            "The distribution's mean, generation by generation: one line an expert.",
-        ))
+        parts.append(
+            elements.figure(
+                plots.coefficient_paths(means, names),
+                f"Coefficients of the distribution's mean over {len(means)} generations, "
+                f"at the end: {ends}.",
+                "The distribution's mean, generation by generation: one line an expert.",
+            )
+        )
     drawn = f'<div class="pair">{"".join(parts)}</div>' if parts else ""
     return elements.section("Search", drawn, note=_choice(results))
 
@@ -73,7 +78,8 @@ def plane(results: Results, history: History) -> str:
     return elements.section(
         "The loss between three experts",
         elements.figure(
-            plots.plane(data, names), said,
+            plots.plane(data, names),
+            said,
             f"{said} Stronger colour is lower loss. The line is the walk of the "
             "distribution's mean, projected on the plane; the star is its end.",
             wide=True,

@@ -51,8 +51,12 @@ def section(title: str, *parts: str, note: str = "", level: int = 2) -> str:
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Row], *, foot: Iterable[Row] = (),
-    kind: str = "", caption: str = "",
+    columns: Sequence[str],
+    rows: Iterable[Row],
+    *,
+    foot: Iterable[Row] = (),
+    kind: str = "",
+    caption: str = "",
 ) -> str:
     """A table that scrolls sideways on a narrow screen; columns are escaped HTML."""
 
@@ -112,8 +116,11 @@ def figure(svg: str, alt: str, caption: str, *, wide: bool = False) -> str:
 
 
 def interval_drawing(
-    score: float | None, bounds: tuple[float, float] | None,
-    ends: tuple[float, float], reference: float | None, width: int = 160,
+    score: float | None,
+    bounds: tuple[float, float] | None,
+    ends: tuple[float, float],
+    reference: float | None,
+    width: int = 160,
 ) -> Cell:
     """A dot with its interval on the scale of the column, for eyes only."""
     span = max(ends[1] - ends[0], 1e-9)

@@ -35,7 +35,8 @@ def header(summary: Mapping[str, Any]) -> str:
     facts = [
         describe(summary["method"]).label,
         f"{len(summary['targets'])} targets",
-        f"{len(summary['seeds'])} seeds" if len(summary["seeds"]) > 1
+        f"{len(summary['seeds'])} seeds"
+        if len(summary["seeds"]) > 1
         else f"seed {summary['seeds'][0]}",
     ]
     return (
@@ -75,7 +76,8 @@ def methods(summary: Mapping[str, Any]) -> str:
     columns = [f'<a href="#{_anchor(t)}">{_breakable(t)}</a>' for t in targets]
     spread = (
         f" ± is the standard deviation over {len(summary['seeds'])} seeds."
-        if len(summary["seeds"]) > 1 else ""
+        if len(summary["seeds"]) > 1
+        else ""
     )
     return elements.section(
         "Methods by target",
@@ -103,10 +105,13 @@ def gains(summary: Mapping[str, Any]) -> str:
             continue
         other = describe(reference).label
         said = ", ".join(f"{t} {number(g, sign=True)}" for t, g in rows)
-        parts.append(elements.figure(
-            plots.gains(rows, f"gains-{reference}"),
-            f"{label} minus {other}: {said}.", f"{label} minus {other}.",
-        ))
+        parts.append(
+            elements.figure(
+                plots.gains(rows, f"gains-{reference}"),
+                f"{label} minus {other}: {said}.",
+                f"{label} minus {other}.",
+            )
+        )
     return elements.section(
         f"{label} against its baselines",
         f'<div class="pair">{"".join(parts)}</div>' if parts else "",

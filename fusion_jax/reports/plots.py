@@ -43,19 +43,35 @@ def fitness(evaluations: Sequence[Mapping[str, Any]], label: str = "fitness") ->
             (shown & ~warm, ACCENT, "o", "candidates"),
         ):
             if chosen.any():
-                axes.scatter(count[chosen], values[chosen], s=18, color=color,
-                             marker=marker, alpha=0.6, linewidths=0, label=name)
+                axes.scatter(
+                    count[chosen],
+                    values[chosen],
+                    s=18,
+                    color=color,
+                    marker=marker,
+                    alpha=0.6,
+                    linewidths=0,
+                    label=name,
+                )
         if shown.any():
             best = np.fmin.accumulate(np.where(shown, values, np.nan))
-            axes.step(count, best, where="post", color=INK, linewidth=1.6,
-                      label="best so far")
+            axes.step(
+                count, best, where="post", color=INK, linewidth=1.6, label="best so far"
+            )
             _trim_outliers(axes, values[shown], best)
         axes.set_xlabel("candidate evaluations")
         axes.set_ylabel(f"{label} (lower is better)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if shown.any():
-            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=9,
-                        handletextpad=0.2, columnspacing=1.0, borderaxespad=0.1)
+            axes.legend(
+                loc="lower right",
+                bbox_to_anchor=(1, 1),
+                ncols=3,
+                fontsize=9,
+                handletextpad=0.2,
+                columnspacing=1.0,
+                borderaxespad=0.1,
+            )
         return render(figure, "fitness")
 
 
@@ -73,8 +89,16 @@ def coefficient_paths(means: Any, names: Sequence[str]) -> str:
         for k, name in enumerate(names):
             color = SERIES[k % len(SERIES)]
             style = "-" if k < len(SERIES) else "--"
-            axes.plot(generations, paths[:, k], style, color=color, linewidth=1.8,
-                      marker="o", markersize=2.5, label=name)
+            axes.plot(
+                generations,
+                paths[:, k],
+                style,
+                color=color,
+                linewidth=1.8,
+                marker="o",
+                markersize=2.5,
+                label=name,
+            )
         low, high = axes.get_ylim()
         places = spread_labels(paths[-1], 0.075 * (high - low))
         for k, (name, place) in enumerate(zip(names, places, strict=True)):
@@ -83,7 +107,9 @@ def coefficient_paths(means: Any, names: Sequence[str]) -> str:
                 (generations[-1], paths[-1, k]),
                 (1.02, place),
                 textcoords=axes.get_yaxis_transform(),
-                color=SERIES[k % len(SERIES)], fontsize=9, va="center",
+                color=SERIES[k % len(SERIES)],
+                fontsize=9,
+                va="center",
                 annotation_clip=False,
             )
         axes.axhline(0, color=LINE, linewidth=0.8)
@@ -125,7 +151,9 @@ def plane(data: Mapping[str, Any], names: Sequence[str], label: str = "loss") ->
             shades = np.linspace(0.8, 0.03, len(levels) - 1)
             mesh = Triangulation(*points.T)
             axes.tricontourf(
-                mesh, values, levels=levels,
+                mesh,
+                values,
+                levels=levels,
                 colors=[_with_alpha(ACCENT, a) for a in shades],
             )
             drawn = levels[1:-1:2]
@@ -143,20 +171,31 @@ def plane(data: Mapping[str, Any], names: Sequence[str], label: str = "loss") ->
             side = "center" if abs(away[0]) < 5 else "right" if away[0] < 0 else "left"
             axes.plot(*corner, "o", color=INK, markersize=5)
             axes.annotate(
-                name, corner, away, textcoords="offset points",
+                name,
+                corner,
+                away,
+                textcoords="offset points",
                 va="bottom" if away[1] > 0 else "top",
                 ha=side,
             )
         axes.plot(*middle, "+", color=INK, markersize=9)
-        axes.annotate("uniform", middle, (6, 5), textcoords="offset points",
-                      fontsize=8, color=INK)
+        axes.annotate(
+            "uniform", middle, (6, 5), textcoords="offset points", fontsize=8, color=INK
+        )
         if len(data.get("walk") or []):
             walk = _on_page(np.asarray(data["walk"], float))
             axes.plot(*walk.T, color=PAPER, linewidth=3.6, alpha=0.7)
-            axes.plot(*walk.T, color=SERIES[1], linewidth=1.8, marker="o",
-                      markersize=2.5)
-            axes.plot(*walk[-1], "*", color=SERIES[1], markersize=14,
-                      markeredgecolor=PAPER, markeredgewidth=0.8)
+            axes.plot(
+                *walk.T, color=SERIES[1], linewidth=1.8, marker="o", markersize=2.5
+            )
+            axes.plot(
+                *walk[-1],
+                "*",
+                color=SERIES[1],
+                markersize=14,
+                markeredgecolor=PAPER,
+                markeredgewidth=0.8,
+            )
         return render(figure, f"plane-{label}")
 
 
@@ -172,13 +211,23 @@ def gains(rows: Sequence[tuple[str, float | None]], name: str = "gains") -> str:
         figure, axes = new_figure(5.0, 0.9 + 0.34 * max(len(known), 1))
         places = np.arange(len(known))
         values = np.array([gain for _, gain in known])
-        axes.barh(places, values, height=0.55, alpha=0.85,
-                  color=[ACCENT if gain >= 0 else SERIES[1] for gain in values])
+        axes.barh(
+            places,
+            values,
+            height=0.55,
+            alpha=0.85,
+            color=[ACCENT if gain >= 0 else SERIES[1] for gain in values],
+        )
         for place, gain in zip(places, values, strict=True):
             axes.annotate(
-                f"{gain:+.3f}".replace("-", "\N{MINUS SIGN}"), (gain, place),
-                (4 if gain >= 0 else -4, 0), textcoords="offset points", va="center",
-                ha="left" if gain >= 0 else "right", fontsize=9, color=INK,
+                f"{gain:+.3f}".replace("-", "\N{MINUS SIGN}"),
+                (gain, place),
+                (4 if gain >= 0 else -4, 0),
+                textcoords="offset points",
+                va="center",
+                ha="left" if gain >= 0 else "right",
+                fontsize=9,
+                color=INK,
             )
         axes.axvline(0, color=MUTED, linewidth=1)
         axes.set_yticks(places, [target for target, _ in known])
@@ -219,5 +268,12 @@ def _trim_outliers(axes: Axes, values: np.ndarray, best: np.ndarray) -> None:
         top = bulk + 0.6 * (bulk - low)
         axes.set_ylim(low - 0.08 * (top - low), top)
         hidden = int((values > top).sum())
-        axes.annotate(f"{hidden} higher, not shown", (0.99, 0.97), fontsize=8,
-                      xycoords="axes fraction", va="top", ha="right", color=MUTED)
+        axes.annotate(
+            f"{hidden} higher, not shown",
+            (0.99, 0.97),
+            fontsize=8,
+            xycoords="axes fraction",
+            va="top",
+            ha="right",
+            color=MUTED,
+        )

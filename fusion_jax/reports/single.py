@@ -31,6 +31,7 @@ from fusion_jax.reports.tables import (
 Results = Mapping[str, Any]
 History = Mapping[str, Any]
 
+
 def header(results: Results) -> str:
     """The answer, and what was run."""
     metrics = results.get("metric") or ()
@@ -90,17 +91,19 @@ def methods(results: Results, level: int = 2) -> str:
     rows = []
     for name, score, pair in zip(names, known, bounds, strict=True):
         label, what = describe(name)
-        rows.append(Row(
-            f"{escape(label)}<small>{escape(what)}</small>",
-            [
-                elements.score_cell(score_of(results, name, "dev")),
-                elements.score_cell(score_of(results, name, "test")),
-                Cell(interval(pair)) if pair else elements.absent("no interval"),
-                elements.interval_drawing(score, pair, ends, reference),
-                elements.gain_cell(difference(score, reference)),
-            ],
-            "own" if name == own else "",
-        ))
+        rows.append(
+            Row(
+                f"{escape(label)}<small>{escape(what)}</small>",
+                [
+                    elements.score_cell(score_of(results, name, "dev")),
+                    elements.score_cell(score_of(results, name, "test")),
+                    Cell(interval(pair)) if pair else elements.absent("no interval"),
+                    elements.interval_drawing(score, pair, ends, reference),
+                    elements.gain_cell(difference(score, reference)),
+                ],
+                "own" if name == own else "",
+            )
+        )
     scale = f"{split}, {number(ends[0])} to {number(ends[1])}"
     columns = ["method", "dev", "test", "95 % interval", scale, "vs mean expert"]
     return elements.section(
@@ -132,8 +135,11 @@ def sources(results: Results, level: int = 2) -> str:
         cells = []
         for row in groups.values():
             weight = row.get(name)
-            cells.append(Cell(number(weight)) if weight is not None else
-                         elements.absent("not interpolated"))
+            cells.append(
+                Cell(number(weight))
+                if weight is not None
+                else elements.absent("not interpolated")
+            )
             if len(groups) == 1:
                 cells.append(elements.bar_drawing(weight, ends))
         cells += [
@@ -143,8 +149,11 @@ def sources(results: Results, level: int = 2) -> str:
         if without:
             cells.append(elements.score_cell(without.get(name)))
         rows.append(Row(escape(name), cells))
-    shown = [c for g in groups for c in ((escape(g) or "weight", "") if len(groups) == 1
-                                         else (escape(g),))]
+    shown = [
+        c
+        for g in groups
+        for c in ((escape(g) or "weight", "") if len(groups) == 1 else (escape(g),))
+    ]
     return elements.section(
         "What each source contributed",
         elements.table(
@@ -166,12 +175,16 @@ def cost(results: Results) -> str:
     total = sum(known.values())
     ends = (0.0, max(known.values()))
     rows = [
-        Row(escape(name.replace("_", " ")), [
-            Cell(elements.duration(s)) if s is not None else elements.absent(),
-            Cell(f"{100 * s / max(total, 1e-9):.0f} %") if s is not None
-            else elements.absent(),
-            elements.bar_drawing(s, ends),
-        ])
+        Row(
+            escape(name.replace("_", " ")),
+            [
+                Cell(elements.duration(s)) if s is not None else elements.absent(),
+                Cell(f"{100 * s / max(total, 1e-9):.0f} %")
+                if s is not None
+                else elements.absent(),
+                elements.bar_drawing(s, ends),
+            ],
+        )
         for name, s in seconds.items()
     ]
     foot = [Row("all", [Cell(elements.duration(total)), Cell("100 %"), Cell("")])]

@@ -80,13 +80,15 @@ def methods_table(results: Mapping[str, Any]) -> Table:
         dev = score_of(results, name, "dev")
         gain = difference(score, reference)
         absent |= score is None
-        rows.append((
-            describe(name).label,
-            number(dev),
-            number(score_of(results, name, "test")),
-            interval(interval_of(results, name)),
-            number(gain, sign=True),
-        ))
+        rows.append(
+            (
+                describe(name).label,
+                number(dev),
+                number(score_of(results, name, "test")),
+                interval(interval_of(results, name)),
+                number(gain, sign=True),
+            )
+        )
     return Table(
         ("method", "dev", "test", "95 % interval", "vs mean expert"),
         tuple(rows),
@@ -102,11 +104,13 @@ def targets_table(summary: Mapping[str, Any]) -> Table:
         row = summary["methods"][name]
         cells = [row["targets"][t] for t in targets]
         absent |= any(cell["score"] is None for cell in cells)
-        rows.append((
-            describe(name).label,
-            *(spread_number(cell) for cell in cells),
-            number(row["mean"]),
-        ))
+        rows.append(
+            (
+                describe(name).label,
+                *(spread_number(cell) for cell in cells),
+                number(row["mean"]),
+            )
+        )
     notes = [f"{ABSENT} not run"] if absent else []
     if len(summary["seeds"]) > 1:
         notes.append(f"mean ± standard deviation over {len(summary['seeds'])} seeds")
@@ -152,8 +156,10 @@ def to_markdown(table: Table) -> str:
     def draw(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
-    rule = "|" + "|".join(
-        " --- " if i == 0 else " ---: " for i in range(len(table.columns))
-    ) + "|"
+    rule = (
+        "|"
+        + "|".join(" --- " if i == 0 else " ---: " for i in range(len(table.columns)))
+        + "|"
+    )
     text = [draw(table.columns), rule, *(draw(row) for row in table.rows)]
     return "\n".join([*text, *(["", table.note] if table.note else [])]) + "\n"

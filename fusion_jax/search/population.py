@@ -298,27 +298,38 @@ def _layers(
 
     def chunk(stack, shared, coefficients, groups, carries):
         states = list(carries)
+        # A batched matrix product of one candidate is not compiled to a plain one, and
+        # then leaves a CPU's second core idle: a chunk of one drops its axis.
+        alone = len(coefficients) == 1
         batched = False
         for stage in model.stages[start:]:
             own_stack = trees.partition(stack, stage.owns)[0]
             own_shared = trees.partition(shared, stage.owns)[0]
+            # Nothing else makes a merge wait for the stage before it, and then all
+            # merged leaves would be held at once.
+            coefficients, states = jax.lax.optimization_barrier((coefficients, states))
             merged = merge_candidates(own_stack, coefficients, points.groups)
 
             def advance(params, state, batch, stage=stage, own_shared=own_shared):
                 return stage.apply(trees.combine(params, own_shared), state, batch)
 
-            over = jax.vmap(advance, in_axes=(0, 0 if batched else None, None))
+            if alone:
+                over, merged = advance, jax.tree.map(lambda x: x[0], merged)
+            else:
+                over = jax.vmap(advance, in_axes=(0, 0 if batched else None, None))
             states = [
                 _map_pairs(functools.partial(over, merged), state, group)
                 for state, group in zip(states, groups, strict=True)
             ]
             batched = True
-        return [
-            _candidates_first(
-                _map_pairs(jax.vmap(readout, in_axes=(0, None)), state, group)
-            )
+        read = readout if alone else jax.vmap(readout, in_axes=(0, None))
+        readouts = [
+            _map_pairs(read, state, group)
             for state, group in zip(states, groups, strict=True)
         ]
+        if alone:
+            return jax.tree.map(lambda x: x[None], readouts)
+        return [_candidates_first(kept) for kept in readouts]
 
     return jax.jit(_over_devices(chunk, devices))
 

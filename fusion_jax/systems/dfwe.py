@@ -9,18 +9,16 @@ the config is part of every result.
 import json
 import logging
 import os
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from fusion_jax import atomic
 from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.checkpoints.model_card import model_card
+from fusion_jax.config import Config
 from fusion_jax.data import Task
 from fusion_jax.data.tokenise import load_tokenizer
 from fusion_jax.evaluation.scoring import Scores
@@ -43,6 +41,7 @@ from fusion_jax.systems.interpolation import (
 )
 from fusion_jax.systems.outcome import dfwe_results, many_results
 from fusion_jax.systems.problem import Problem, make_problem
+from fusion_jax.systems.result import Result, timed
 from fusion_jax.systems.tasks import cut, read_tasks
 from fusion_jax.systems.workdir import open_workdir
 from fusion_jax.training.config import FitConfig
@@ -53,24 +52,10 @@ logger = logging.getLogger(__name__)
 SPLITS = ("dev", "test")
 
 
-class Result(NamedTuple):
-    """What a run gives back.
-
-    Attributes:
-      results: the content of results.json.
-      workdir: where it stands, with report.html and, for one run, model/.
-      params: of the merged model; None for several runs.
-    """
-
-    results: dict[str, Any]
-    workdir: Path
-    params: Params | None
-
-
 class Setting(NamedTuple):
     """What all runs of one seed share."""
 
-    config: ConfigDict
+    config: Config
     seed: int
     encoder: hf.Checkpoint
     tokenizer: Any
@@ -79,7 +64,7 @@ class Setting(NamedTuple):
 
 
 def run(
-    config: ConfigDict,
+    config: Config,
     workdir: str | os.PathLike[str] = "runs/dfwe",
     *,
     overwrite: bool = False,
@@ -134,23 +119,23 @@ def run_target(setting: Setting, target: str, folder: Path) -> Result:
         return Result(json.loads(record.read_text()), folder, params)
     config, seed, seconds = setting.config, setting.seed, {}
     logger.info("target %s, seed %d", target, seed)
-    with _timed(seconds, "data"):
+    with timed(seconds, "data"):
         problem = _problem(setting, target, config.shots)
-    with _timed(seconds, "experts"):
+    with timed(seconds, "experts"):
         models, start, multitask = _train(setting, problem)
-    with _timed(seconds, "stack"):
+    with timed(seconds, "stack"):
         points = interpolated_points(config, models, start)
         dev = _scorer(config, problem, "dev", points)
         logger.info("population: %s", dev.population.plan)
-    with _timed(seconds, "search"):
+    with timed(seconds, "search"):
         found = find_weights(config, dev, seed, folder)
         answer, chosen, on_dev = choose_answer(dev, found)
-    with _timed(seconds, "comparators"):
+    with timed(seconds, "comparators"):
         rivals = _rivals(config, dev, on_dev, seed)
-    with _timed(seconds, "plane"):
+    with timed(seconds, "plane"):
         plane = loss_plane(dev, found.means, config.plane)
         without = leave_one_out(dev, chosen)
-    with _timed(seconds, "test"):
+    with timed(seconds, "test"):
         methods = {"dfwe": chosen, **rivals}
         scores = {"dev": _all_scores(config, dev, methods, multitask)}
         if "test" in problem.encoded:
@@ -180,7 +165,7 @@ def run_target(setting: Setting, target: str, folder: Path) -> Result:
     return Result(results, folder, params)
 
 
-def _read(config: ConfigDict, seed: int) -> dict[str, Task]:
+def _read(config: Config, seed: int) -> dict[str, Task]:
     """The tasks named, or all of them where the sources are not named."""
     targets, sources = tuple(config.targets), tuple(config.sources)
     named = tuple(dict.fromkeys(targets + sources))
@@ -251,7 +236,7 @@ def _train(
     return models, start, multitask
 
 
-def _given_experts(config: ConfigDict, problem: Problem) -> dict[str, Params]:
+def _given_experts(config: Config, problem: Problem) -> dict[str, Params]:
     """Experts that exist: directories of models fine-tuned on the target."""
     models = {}
     for source in config.experts:
@@ -269,7 +254,7 @@ def _given_experts(config: ConfigDict, problem: Problem) -> dict[str, Params]:
 
 
 def _rivals(
-    config: ConfigDict, dev: Scorer, on_dev: Mapping[str, Scores], seed: int
+    config: Config, dev: Scorer, on_dev: Mapping[str, Scores], seed: int
 ) -> dict[str, np.ndarray | None]:
     """Weights of the comparators, over the points of `dev`."""
     alone = experts_alone(dev.points)
@@ -289,7 +274,7 @@ def _rivals(
 
 
 def _all_scores(
-    config: ConfigDict,
+    config: Config,
     scorer: Scorer,
     methods: Mapping[str, np.ndarray | None],
     multitask: Params | None,
@@ -357,7 +342,7 @@ def _save(
     return params
 
 
-def _scorer(config: ConfigDict, problem: Problem, split: str, points: Points) -> Scorer:
+def _scorer(config: Config, problem: Problem, split: str, points: Points) -> Scorer:
     return make_scorer(
         problem,
         split,
@@ -374,7 +359,7 @@ def _vertices(points: Points) -> np.ndarray:
     return np.repeat(rows[:, None], points.num_groups, axis=1)
 
 
-def _fit_config(config: ConfigDict, options: ConfigDict, seed: int) -> FitConfig:
+def _fit_config(config: Config, options: Config, seed: int) -> FitConfig:
     return FitConfig(**{**options.to_dict(), "seed": seed, "dtype": config.dtype})
 
 
@@ -386,11 +371,3 @@ def _shown(entry: dict[str, Any]) -> dict[str, Any]:
         "coefficients": np.mean(entry["coefficients"], axis=0).tolist(),
         "fitness": fitness if np.isfinite(fitness) else None,
     }
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    begun = time.perf_counter()
-    yield
-    seconds[stage] = round(time.perf_counter() - begun, 2)
-    logger.info("%s: %.1f s", stage, seconds[stage])

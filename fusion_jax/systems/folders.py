@@ -10,16 +10,11 @@ from pathlib import Path
 from fusion_jax.config import Config
 from fusion_jax.systems.defaults import dfwe_config, finetune_config
 
-STAGE = {"epochs": 4, "learning_rate": 1e-4}
-TARGET_STAGE = {**STAGE, "head_epochs": 4}
-
 
 def dfwe_on_folders(data: str | os.PathLike[str]) -> Config:
     """DFWE's config for a folder of task folders; an incomplete train counts."""
     config: Config = dfwe_config()
     config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
-    config.source.update(STAGE)
-    config.target.update(TARGET_STAGE)
     return config
 
 
@@ -32,5 +27,4 @@ def finetune_on_folder(data: str | os.PathLike[str]) -> Config:
         folder = Path(data).resolve()
         config.data.path = str(folder.parent)
         config.target = folder.name
-    config.fit.update(TARGET_STAGE)
     return config

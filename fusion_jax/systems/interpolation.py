@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from fusion_jax import trees
 from fusion_jax.checkpoints.huggingface import hash_params
+from fusion_jax.config import Config
 from fusion_jax.evaluation.scoring import Scores
 from fusion_jax.merging import weighted_average
 from fusion_jax.search import soups
@@ -27,7 +27,7 @@ BASE = "pretrained"
 
 
 def interpolated_points(
-    config: ConfigDict, models: Mapping[str, Params], start: Params
+    config: Config, models: Mapping[str, Params], start: Params
 ) -> Points:
     """The experts, and the pretrained model where the config or the space wants it.
 
@@ -76,9 +76,7 @@ def merged_model(points: Points, coefficients: np.ndarray) -> Params:
     return trees.combine(points.shared, merged)
 
 
-def find_weights(
-    config: ConfigDict, dev: Scorer, seed: int, folder: Path
-) -> SearchResult:
+def find_weights(config: Config, dev: Scorer, seed: int, folder: Path) -> SearchResult:
     """Warm points first (soup and vertices), then generations up to the budget.
 
     Args:

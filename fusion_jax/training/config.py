@@ -44,7 +44,8 @@ class FitConfig:
       buckets: lengths that rows are padded to; empty = the default ones.
       log_every: steps between two lines in metrics.jsonl and looks for NaN.
       save_every: steps between two saves of the train state inside an epoch; 0 = off.
-      save_seconds: least time between the saves at the ends of epochs; 0 = at each.
+      save_seconds: least time between saves at the ends of epochs, so that short
+        epochs do not spend theirs on writing; 0 = at each.
     """
 
     epochs: int = 5
@@ -68,7 +69,7 @@ class FitConfig:
     buckets: tuple[int, ...] = ()
     log_every: int = 50
     save_every: int = 0
-    save_seconds: float = 0.0
+    save_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         """Raises ValueError with every option that makes no sense."""

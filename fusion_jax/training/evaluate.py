@@ -134,9 +134,7 @@ def _read_all(
 
 
 @functools.lru_cache(maxsize=32)
-def _read_one(
-    apply: Callable[..., Any], kind: str, mesh: Mesh
-) -> Callable[..., Any]:
+def _read_one(apply: Callable[..., Any], kind: str, mesh: Mesh) -> Callable[..., Any]:
     """(params, held, shared, batch, k) -> readouts [B, ...] of expert k."""
 
     def picked(

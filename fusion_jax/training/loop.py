@@ -137,9 +137,7 @@ def _run_phase(
         in_flight: collections.deque[jax.Array] = collections.deque()
         while course.inner < feed.rounds:
             fed = feed.at(course.epoch, course.inner)
-            state, loss = step(
-                state, held, group.shared, fed.batch, lanes, fed.active
-            )
+            state, loss = step(state, held, group.shared, fed.batch, lanes, fed.active)
             course.advance(fed.tokens)
             bar.step(int(fed.tokens.sum()))
             in_flight.append(loss)
@@ -250,9 +248,7 @@ def _log_step(
                 "epoch": course.epoch,
                 "step": int(done[k]),
                 "loss": float(losses[k]),
-                "learning_rate": float(
-                    _rate(phase.config, done[k] - 1, totals[k])
-                ),
+                "learning_rate": float(_rate(phase.config, done[k] - 1, totals[k])),
                 "tokens_per_second": rate,
             }
             for k, expert in enumerate(group.names)

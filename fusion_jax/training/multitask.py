@@ -35,7 +35,8 @@ def multitask_model(models: Mapping[str, Model]) -> Model:
         kind = kind_of(batch)
         head = jax.tree.map(lambda x: x[batch["task"]], params["head"][kind])
         return models[kind].apply(
-            {"encoder": params["encoder"], "head": head}, batch,
+            {"encoder": params["encoder"], "head": head},
+            batch,
             dropout_key=dropout_key,
         )
 
@@ -61,8 +62,10 @@ def join_heads(params: Mapping[str, Params], kinds: Mapping[str, str]) -> Params
     for tree in params.values():
         encoder = trees.flatten(tree["encoder"]) | encoder
     heads = {
-        kind: trees.stack([params[t]["head"] for t in params if kinds[t] == kind],
-                          [t for t in params if kinds[t] == kind])
+        kind: trees.stack(
+            [params[t]["head"] for t in params if kinds[t] == kind],
+            [t for t in params if kinds[t] == kind],
+        )
         for kind in dict.fromkeys(kinds.values())
     }
     return {"encoder": trees.unflatten(encoder), "head": heads}
@@ -82,7 +85,10 @@ class MixedBatches:
     """
 
     def __init__(
-        self, members: Mapping[str, TrainBatches], kinds: Mapping[str, str], *,
+        self,
+        members: Mapping[str, TrainBatches],
+        kinds: Mapping[str, str],
+        *,
         seed: int,
     ):
         """Members are batches of each task, of one batch size."""
@@ -97,8 +103,9 @@ class MixedBatches:
         """The batch of a step, with 'task', the place of its head, as an int32."""
         epoch, position = divmod(int(step), self.steps_per_epoch)
         generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
-        order = generator.permutation(np.repeat(np.arange(len(self._counts)),
-                                                self._counts))
+        order = generator.permutation(
+            np.repeat(np.arange(len(self._counts)), self._counts)
+        )
         task = int(order[position])
         earlier = int(np.sum(order[:position] == task))
         inner = epoch * self._counts[task] + earlier

@@ -155,9 +155,7 @@ def place(tree: Any, where: Any, *, copy: bool = True) -> Any:
     return jax.tree.map(part, tree, where)
 
 
-def _fitting(
-    mesh: Mesh, axes: Sequence[Any], shape: Sequence[int]
-) -> NamedSharding:
+def _fitting(mesh: Mesh, axes: Sequence[Any], shape: Sequence[int]) -> NamedSharding:
     """The sharding by `axes`, without those that do not divide their dimension."""
     kept = []
     for axis, size in zip(axes, shape, strict=False):

@@ -77,4 +77,3 @@ def as_float32(tree: Params) -> Params:
         lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x,
         tree,
     )
-

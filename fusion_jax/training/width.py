@@ -51,7 +51,10 @@ def choose_width(
         return 1
     device = mesh.devices.flat[0]
     if device.platform == "cpu":
-        # MEASURED-WIDTH
+        # On 2 cores vmap over 4 MiniLM experts took 0.93 to 1.08 of the time of one
+        # after another (batches of 16 x 32 and 16 x 64), lax.map over them 0.97 to
+        # 1.0: together nothing is gained that would pay for K states in memory, for
+        # padding to the longest of K batches and for experts that stop early.
         return ways
     limit = _free_bytes(device)
     if limit is None:

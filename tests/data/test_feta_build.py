@@ -27,11 +27,17 @@ ORDER = scene_order({})
 SPLITS = split_scenes(ORDER.order)
 # One scene of each part, early enough to be found by name alone.
 SCENES = {
-    "fs_train": min(SPLITS.fs_train), "train": min(SPLITS.train - SPLITS.fs_train),
-    "fs_dev": min(SPLITS.fs_dev), "test": min(SPLITS.test),
+    "fs_train": min(SPLITS.fs_train),
+    "train": min(SPLITS.train - SPLITS.fs_train),
+    "fs_dev": min(SPLITS.fs_dev),
+    "test": min(SPLITS.test),
 }
-OPENINGS = ("The gardener lost his ladder", "Our boat has a hole",
-            "My violin needs new strings", "That parrot learned to whistle")
+OPENINGS = (
+    "The gardener lost his ladder",
+    "Our boat has a hole",
+    "My violin needs new strings",
+    "That parrot learned to whistle",
+)
 TURNS = {
     scene: [("Ann Lee", f"{words} behind the house."), ("Bob", f"{words}? Oh no.")]
     for scene, words in zip(SCENES.values(), OPENINGS, strict=True)
@@ -48,18 +54,35 @@ def numbers(scene):
 
 def utterances(scene, **annotations):
     return [
-        {"utterance_id": f"{scene}_u{number:03d}", "speakers": [speaker],
-         "transcript": text, "tokens": [tokens(text)],
-         **{key: make(number) for key, make in annotations.items()}}
+        {
+            "utterance_id": f"{scene}_u{number:03d}",
+            "speakers": [speaker],
+            "transcript": text,
+            "tokens": [tokens(text)],
+            **{key: make(number) for key, make in annotations.items()},
+        }
         for number, (speaker, text) in enumerate(TURNS.get(scene, ()), start=1)
     ]
 
 
 def season_file(scenes, **annotations):
-    return json.dumps({"season_id": "x", "episodes": [{"episode_id": "e", "scenes": [
-        {"scene_id": scene, "utterances": utterances(scene, **annotations)}
-        for scene in scenes
-    ]}]})
+    return json.dumps(
+        {
+            "season_id": "x",
+            "episodes": [
+                {
+                    "episode_id": "e",
+                    "scenes": [
+                        {
+                            "scene_id": scene,
+                            "utterances": utterances(scene, **annotations),
+                        }
+                        for scene in scenes
+                    ],
+                }
+            ],
+        }
+    )
 
 
 def csv_text(columns, rows):
@@ -71,33 +94,79 @@ def csv_text(columns, rows):
 
 
 def meld_text(scenes):
-    columns = ["Sr No.", "Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID",
-               "Utterance_ID", "Season", "Episode", "StartTime", "EndTime"]
-    return csv_text(columns, [
-        {"Utterance": text, "Speaker": speaker, "Emotion": "joy", "Sentiment": "x",
-         "Dialogue_ID": dialogue, "Utterance_ID": number,
-         "Season": numbers(scene)[0], "Episode": numbers(scene)[1]}
-        for dialogue, scene in enumerate(scenes)
-        for number, (speaker, text) in enumerate(TURNS[scene])
-    ])
+    columns = [
+        "Sr No.",
+        "Utterance",
+        "Speaker",
+        "Emotion",
+        "Sentiment",
+        "Dialogue_ID",
+        "Utterance_ID",
+        "Season",
+        "Episode",
+        "StartTime",
+        "EndTime",
+    ]
+    return csv_text(
+        columns,
+        [
+            {
+                "Utterance": text,
+                "Speaker": speaker,
+                "Emotion": "joy",
+                "Sentiment": "x",
+                "Dialogue_ID": dialogue,
+                "Utterance_ID": number,
+                "Season": numbers(scene)[0],
+                "Episode": numbers(scene)[1],
+            }
+            for dialogue, scene in enumerate(scenes)
+            for number, (speaker, text) in enumerate(TURNS[scene])
+        ],
+    )
 
 
 def emory_copy_text(scenes):
-    columns = ["Utterance", "Speaker", "Emotion", "Scene_ID", "Utterance_ID", "Season",
-               "Episode", "Start_Time", "End_Time"]
-    return csv_text(columns, [
-        {"Utterance": text, "Speaker": repr([speaker]), "Emotion": "Sad",
-         "Scene_ID": numbers(scene)[2], "Utterance_ID": number,
-         "Season": numbers(scene)[0], "Episode": numbers(scene)[1]}
-        for scene in scenes for number, (speaker, text) in enumerate(TURNS[scene], 1)
-    ])
+    columns = [
+        "Utterance",
+        "Speaker",
+        "Emotion",
+        "Scene_ID",
+        "Utterance_ID",
+        "Season",
+        "Episode",
+        "Start_Time",
+        "End_Time",
+    ]
+    return csv_text(
+        columns,
+        [
+            {
+                "Utterance": text,
+                "Speaker": repr([speaker]),
+                "Emotion": "Sad",
+                "Scene_ID": numbers(scene)[2],
+                "Utterance_ID": number,
+                "Season": numbers(scene)[0],
+                "Episode": numbers(scene)[1],
+            }
+            for scene in scenes
+            for number, (speaker, text) in enumerate(TURNS[scene], 1)
+        ],
+    )
 
 
 def reading_items(scenes):
     return [
-        {"scene_id": scene, "query": "@placeholder tells @ent01 .", "answer": "@ent00",
-         "utterances": [{"speakers": "@ent00", "tokens": " ".join(tokens(text))}
-                        for _, text in TURNS[scene]]}
+        {
+            "scene_id": scene,
+            "query": "@placeholder tells @ent01 .",
+            "answer": "@ent00",
+            "utterances": [
+                {"speakers": "@ent00", "tokens": " ".join(tokens(text))}
+                for _, text in TURNS[scene]
+            ],
+        }
         for scene in scenes
     ]
 
@@ -112,37 +181,83 @@ def reading_zip(scenes):
 
 
 def questions_text(scenes):
-    return json.dumps({"version": "2", "data": [
-        {"title": scene, "paragraphs": [{
-            "utterances:": [
-                {"uid": number, "speakers": [speaker],
-                 "utterance": " ".join(tokens(text))}
-                for number, (speaker, text) in enumerate(TURNS[scene])
+    return json.dumps(
+        {
+            "version": "2",
+            "data": [
+                {
+                    "title": scene,
+                    "paragraphs": [
+                        {
+                            "utterances:": [
+                                {
+                                    "uid": number,
+                                    "speakers": [speaker],
+                                    "utterance": " ".join(tokens(text)),
+                                }
+                                for number, (speaker, text) in enumerate(TURNS[scene])
+                            ],
+                            "qas": [
+                                {
+                                    "id": "q",
+                                    "question": "Where is it ?",
+                                    "answers": [
+                                        {
+                                            "answer_text": "the house",
+                                            "utterance_id": 0,
+                                            "is_speaker": False,
+                                            "inner_start": 0,
+                                            "inner_end": 1,
+                                        },
+                                        {
+                                            "answer_text": "Bob",
+                                            "utterance_id": 1,
+                                            "is_speaker": True,
+                                            "inner_start": -1,
+                                            "inner_end": -1,
+                                        },
+                                    ],
+                                }
+                            ],
+                        }
+                    ],
+                }
+                for scene in scenes
             ],
-            "qas": [{"id": "q", "question": "Where is it ?", "answers": [
-                {"answer_text": "the house", "utterance_id": 0, "is_speaker": False,
-                 "inner_start": 0, "inner_end": 1},
-                {"answer_text": "Bob", "utterance_id": 1, "is_speaker": True,
-                 "inner_start": -1, "inner_end": -1},
-            ]}],
-        }]} for scene in scenes
-    ]})
+        }
+    )
 
 
 def personality_text(scenes):
     traits = dict(zip(("cAGR", "cCON", "cEXT", "cOPN", "cNEU"), "10010", strict=True))
-    return csv_text(["", "scene_id", "text", "character", *traits], [
-        {"": 0, "scene_id": scene.removeprefix("s"), "character": "Ann Lee",
-         "text": f"<b>{scene}(0) for Ann Lee</b><br><br>"
-                 + "<br><br>".join(f"<b>{who}</b>: {text}" for who, text in turns)
-                 + "<br><br>(Rain.)<br><br>", **traits}
-        for scene, turns in TURNS.items() if scene in scenes
-    ])
+    return csv_text(
+        ["", "scene_id", "text", "character", *traits],
+        [
+            {
+                "": 0,
+                "scene_id": scene.removeprefix("s"),
+                "character": "Ann Lee",
+                "text": f"<b>{scene}(0) for Ann Lee</b><br><br>"
+                + "<br><br>".join(f"<b>{who}</b>: {text}" for who, text in turns)
+                + "<br><br>(Rain.)<br><br>",
+                **traits,
+            }
+            for scene, turns in TURNS.items()
+            if scene in scenes
+        ],
+    )
 
 
 def relation_text(dialogues):
-    pair = {"x": "Speaker 1", "y": "Tom", "x_type": "PER", "y_type": "PER",
-            "rid": [1], "r": ["per:friends"], "t": [""]}
+    pair = {
+        "x": "Speaker 1",
+        "y": "Tom",
+        "x_type": "PER",
+        "y_type": "PER",
+        "rid": [1],
+        "r": ["per:friends"],
+        "t": [""],
+    }
     alias = {**pair, "r": ["per:alternate_names"]}
     return json.dumps([[turns, [pair, alias]] for turns in dialogues])
 
@@ -159,14 +274,19 @@ def raw_files():
         },
         "emorynlp/emotion-detection": {
             "json/emotion-detection-dev.json": season_file(
-                [third], emotion=lambda _: "Mad"),
+                [third], emotion=lambda _: "Mad"
+            ),
             "json/emotion-detection-tst.json": season_file(
-                [fourth], emotion=lambda _: "Neutral"),
+                [fourth], emotion=lambda _: "Neutral"
+            ),
         },
         "emorynlp/character-identification": {
             f"json/character-identification-{part}.json": season_file(
-                scenes, character_entities=lambda number: [
-                    [[0, 1, "Ross Geller", "Ann"]] if number == 1 else []])
+                scenes,
+                character_entities=lambda number: [
+                    [[0, 1, "Ross Geller", "Ann"]] if number == 1 else []
+                ],
+            )
             for part, scenes in (("dev", [first, second, third]), ("tst", [fourth]))
         },
         "Mayer123/Multiparty-Dialog-RC": {
@@ -179,8 +299,9 @@ def raw_files():
             "CSV/friends-personality.csv": personality_text(SCENES.values()),
         },
         "nlpdata/dialogre": {
-            f"data_v2/en/data/{split}.json":
-            relation_text([["Speaker 1: I met Tom."]] * 20)
+            f"data_v2/en/data/{split}.json": relation_text(
+                [["Speaker 1: I met Tom."]] * 20
+            )
             for split in ("train", "dev", "test")
         },
     }
@@ -224,9 +345,12 @@ def sizes(task):
 
 
 EXPECTED = {
-    "friends_emory_emotion": [2, 2, 2], "friends_meld": [2, 2, 2],
-    "friends_reading": [1, 1, 1], "friends_charid": [1, 1, 1],
-    "friends_qa": [1, 1, 1], "friends_personality": [1, 1, 1],
+    "friends_emory_emotion": [2, 2, 2],
+    "friends_meld": [2, 2, 2],
+    "friends_reading": [1, 1, 1],
+    "friends_charid": [1, 1, 1],
+    "friends_qa": [1, 1, 1],
+    "friends_personality": [1, 1, 1],
     "friends_relation": [2, 2, 20],
 }
 
@@ -250,8 +374,13 @@ def test_all_seven_tasks_are_built_and_load_again(raw, tmp_path, capsys):
         assert few[name].unscored_labels == fixed.unscored_labels
     assert read_splits(out / SPLITS_FILE) == SPLITS
     files = {path.name for path in (out / "full" / "friends_qa").iterdir()}
-    assert {"train.jsonl.gz", "dev.jsonl.gz", "test.jsonl.gz", "task.json",
-            "labels.json"} <= files
+    assert {
+        "train.jsonl.gz",
+        "dev.jsonl.gz",
+        "test.jsonl.gz",
+        "task.json",
+        "labels.json",
+    } <= files
     assert not list(out.rglob(".*"))
     built = json.loads((out / "build.json").read_text())
     assert built["uncertain_positions"] == 110
@@ -268,7 +397,7 @@ def test_what_is_written_is_what_was_built(raw, tmp_path):
     row = built.tasks["few_shot"]["friends_qa"].splits["train"][0]
     for answer in row["target"]:
         start = answer["start"]
-        assert row["context"][start:start + len(answer["text"])] == answer["text"]
+        assert row["context"][start : start + len(answer["text"])] == answer["text"]
     assert [answer["text"] for answer in row["target"]] == ["the house", "Bob"]
     row = built.tasks["few_shot"]["friends_personality"].splits["train"][0]
     assert row["context"].endswith("Bob: The gardener lost his ladder? Oh no. (Rain.)")
@@ -278,9 +407,14 @@ def test_what_is_written_is_what_was_built(raw, tmp_path):
 def test_running_twice_gives_equal_bytes(raw, tmp_path):
     for name in ("one", "two", "two"):
         assert prepare("--raw", raw, "--out", tmp_path / name) == 0
-    one, two = ({path.relative_to(tmp_path / name): path.read_bytes()
-                 for path in (tmp_path / name).rglob("*") if path.is_file()}
-                for name in ("one", "two"))
+    one, two = (
+        {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name).rglob("*")
+            if path.is_file()
+        }
+        for name in ("one", "two")
+    )
     assert one == two
 
 
@@ -306,15 +440,18 @@ def test_a_missing_repository_takes_only_its_tasks(tmp_path, repository, capsys)
         assert Path(path).name in printed
     tasks = load_feta_friends(tmp_path / "out", few_shot=False)
     lost = set(FETA_TASKS) - set(tasks)
-    assert lost == {
-        "declare-lab/MELD": {"friends_meld", "friends_emory_emotion"},
-        "emorynlp/emotion-detection": set(),
-        "emorynlp/character-identification": {"friends_charid"},
-        "Mayer123/Multiparty-Dialog-RC": {"friends_reading"},
-        "emorynlp/FriendsQA": {"friends_qa"},
-        "emorynlp/personality-detection": {"friends_personality"},
-        "nlpdata/dialogre": {"friends_relation"},
-    }[repository]
+    assert (
+        lost
+        == {
+            "declare-lab/MELD": {"friends_meld", "friends_emory_emotion"},
+            "emorynlp/emotion-detection": set(),
+            "emorynlp/character-identification": {"friends_charid"},
+            "Mayer123/Multiparty-Dialog-RC": {"friends_reading"},
+            "emorynlp/FriendsQA": {"friends_qa"},
+            "emorynlp/personality-detection": {"friends_personality"},
+            "nlpdata/dialogre": {"friends_relation"},
+        }[repository]
+    )
     if lost:
         assert "not built: " in printed
 
@@ -348,20 +485,48 @@ def test_a_damaged_archive_is_named(raw, tmp_path, capsys):
 @pytest.mark.parametrize(
     "path, old, new, message",
     [
-        ("declare-lab__MELD/data/MELD/dev_sent_emo.csv", "Emotion", "Feeling",
-         r"MELD data/MELD/dev_sent_emo\.csv: no column Emotion"),
-        ("emorynlp__personality-detection/CSV/friends-personality.csv", "cOPN", "open",
-         r"friends-personality\.csv: no column cOPN"),
-        ("emorynlp__emotion-detection/json/emotion-detection-dev.json", "speakers",
-         "who", r"emotion-detection-dev\.json, scene s01.*: no key 'speakers'"),
-        ("emorynlp__FriendsQA/dat/friendsqa_dev.json", "paragraphs", "parts",
-         "friendsqa_dev.json, s01.*: the file's form has changed"),
-        ("nlpdata__dialogre/data_v2/en/data/dev.json", '"x"', '"head"',
-         r"dev\.json: dialogue 0 is not in the expected form"),
-        ("emorynlp__character-identification/json/character-identification-dev.json",
-         "[[0, 1, ", "[[0, 99, ", "does not fit its sentence"),
-        ("declare-lab__MELD/data/MELD/dev_sent_emo.csv", ",joy,", ",glee,",
-         "unknown emotion 'glee'"),
+        (
+            "declare-lab__MELD/data/MELD/dev_sent_emo.csv",
+            "Emotion",
+            "Feeling",
+            r"MELD data/MELD/dev_sent_emo\.csv: no column Emotion",
+        ),
+        (
+            "emorynlp__personality-detection/CSV/friends-personality.csv",
+            "cOPN",
+            "open",
+            r"friends-personality\.csv: no column cOPN",
+        ),
+        (
+            "emorynlp__emotion-detection/json/emotion-detection-dev.json",
+            "speakers",
+            "who",
+            r"emotion-detection-dev\.json, scene s01.*: no key 'speakers'",
+        ),
+        (
+            "emorynlp__FriendsQA/dat/friendsqa_dev.json",
+            "paragraphs",
+            "parts",
+            "friendsqa_dev.json, s01.*: the file's form has changed",
+        ),
+        (
+            "nlpdata__dialogre/data_v2/en/data/dev.json",
+            '"x"',
+            '"head"',
+            r"dev\.json: dialogue 0 is not in the expected form",
+        ),
+        (
+            "emorynlp__character-identification/json/character-identification-dev.json",
+            "[[0, 1, ",
+            "[[0, 99, ",
+            "does not fit its sentence",
+        ),
+        (
+            "declare-lab__MELD/data/MELD/dev_sent_emo.csv",
+            ",joy,",
+            ",glee,",
+            "unknown emotion 'glee'",
+        ),
         ("emorynlp__FriendsQA/dat/friendsqa_dev.json", "{", "", "not JSON"),
     ],
 )
@@ -382,16 +547,28 @@ def test_ten_transcripts_give_the_exact_split(raw):
             is_open = isinstance(entry, Open)
             first = entry.total - 3 * (entry.episodes - 1) if is_open else entry
             counts += [first] + ([3] * (entry.episodes - 1) if is_open else [])
-        scenes = [scene_name(season, episode, scene + 1)
-                  for episode, count in enumerate(counts, start=1)
-                  for scene in range(count)]
+        scenes = [
+            scene_name(season, episode, scene + 1)
+            for episode, count in enumerate(counts, start=1)
+            for scene in range(count)
+        ]
         names += scenes
-        (told / f"friends_season_{season:02d}.json").write_text(json.dumps({
-            "season_id": f"s{season:02d}", "episodes": [{"episode_id": "e", "scenes": [
-                {"scene_id": scene, "utterances": utterances(scene)}
-                for scene in scenes
-            ]}],
-        }))
+        (told / f"friends_season_{season:02d}.json").write_text(
+            json.dumps(
+                {
+                    "season_id": f"s{season:02d}",
+                    "episodes": [
+                        {
+                            "episode_id": "e",
+                            "scenes": [
+                                {"scene_id": scene, "utterances": utterances(scene)}
+                                for scene in scenes
+                            ],
+                        }
+                    ],
+                }
+            )
+        )
     # Relations too are placed by their words, once all scenes are known.
     spoken = [[f"Speaker 1: {text}" for _, text in turns] for turns in TURNS.values()]
     (raw / "nlpdata__dialogre" / "data_v2" / "en" / "data" / "train.json").write_text(
@@ -402,12 +579,17 @@ def test_ten_transcripts_give_the_exact_split(raw):
     assert built.order.uncertain == 0
     assert built.splits == split_scenes(names)
     assert {p: len(s) for p, s in built.splits._asdict().items()} == {
-        "train": 2175, "dev": 466, "test": 466, "fs_train": 217, "fs_dev": 46,
+        "train": 2175,
+        "dev": 466,
+        "test": 466,
+        "fs_train": 217,
+        "fs_dev": 46,
     }
     # 40 rows of dialogues said in no scene, and one that runs over two scenes.
     assert built.unassigned["friends_relation"] == 41
     scenes = {
-        row["group"] for part in built.tasks["full"]["friends_relation"].splits.values()
+        row["group"]
+        for part in built.tasks["full"]["friends_relation"].splits.values()
         for row in part
     }
     assert scenes == set(names) & set(TURNS)
@@ -418,17 +600,19 @@ def test_annotated_transcripts_go_before_the_copies(raw):
     told = raw / "emorynlp__character-mining" / "json"
     told.mkdir(parents=True)
     season = max(SCENES.values())[:3]
-    length = sum(e.total if isinstance(e, Open) else e
-                 for e in EPISODES[int(season[1:]) - 1])
+    length = sum(
+        e.total if isinstance(e, Open) else e for e in EPISODES[int(season[1:]) - 1]
+    )
     ours = [scene for scene in SCENES.values() if scene.startswith(season)]
     fill = [f"{season}_e99_c{number:03d}" for number in range(length - len(ours))]
-    (told / f"friends_season_{season[1:]}.json").write_text(season_file(
-        [*ours, *fill], emotion=lambda _: ["Powerful", "Sad"]
-    ))
+    (told / f"friends_season_{season[1:]}.json").write_text(
+        season_file([*ours, *fill], emotion=lambda _: ["Powerful", "Sad"])
+    )
     rows = build_tasks(raw).tasks["full"]["friends_emory_emotion"].splits
     labels = FETA_TASKS["friends_emory_emotion"].labels
-    found = {row["group"]: labels[row["target"]] for part in rows.values()
-             for row in part}
+    found = {
+        row["group"]: labels[row["target"]] for part in rows.values() for row in part
+    }
     # Dev and test have official files; the train scenes only copies ('Sad').
     assert found[SCENES["fs_dev"]] == "mad"
     assert found[SCENES["train"]] == "powerful"
@@ -437,7 +621,9 @@ def test_annotated_transcripts_go_before_the_copies(raw):
 def test_the_script_runs_as_a_command(raw, tmp_path):
     done = subprocess.run(
         [sys.executable, SCRIPT, "--raw", raw, "--out", tmp_path / "out"],
-        capture_output=True, text=True, cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr

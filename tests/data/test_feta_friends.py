@@ -35,20 +35,36 @@ def emory():
     rows = []
     for scene in SCENES:
         for number in (2, 1):
-            rows.append({
-                "text": f"Line {number}.", "speaker": "Ann, Bob", "context": "",
-                "label": "mad", "scene_id": scene, "utterance_id": number,
-                "feta_test_scene": scene == OPEN,
-            })
+            rows.append(
+                {
+                    "text": f"Line {number}.",
+                    "speaker": "Ann, Bob",
+                    "context": "",
+                    "label": "mad",
+                    "scene_id": scene,
+                    "utterance_id": number,
+                    "feta_test_scene": scene == OPEN,
+                }
+            )
     return {"train": rows[:3], "dev": rows[3:8], "test": rows[8:]}
 
 
 def meld():
-    lines = [("Ann", "You came.", "joy"), ("Ann", "Sit.", "neutral"),
-             ("Bob", "No.", "anger")]
+    lines = [
+        ("Ann", "You came.", "joy"),
+        ("Ann", "Sit.", "neutral"),
+        ("Bob", "No.", "anger"),
+    ]
     rows = [
-        {"text": text, "speaker": speaker, "label": label, "dialogue_id": f"d{scene}",
-         "utterance_id": number, "scene_id": scene, "feta_test_scene": None}
+        {
+            "text": text,
+            "speaker": speaker,
+            "label": label,
+            "dialogue_id": f"d{scene}",
+            "utterance_id": number,
+            "scene_id": scene,
+            "feta_test_scene": None,
+        }
         for scene in (*SCENES, None)
         for number, (speaker, text, label) in enumerate(lines)
     ]
@@ -57,13 +73,21 @@ def meld():
 
 def reading():
     dialogues = [
-        {"dialogue_id": scene, "scene_id": scene, "entities": ["@ent00", "@ent01"],
-         "utterances": [{"speakers": "@ent00", "tokens": "Where is @ent01 ?"}]}
+        {
+            "dialogue_id": scene,
+            "scene_id": scene,
+            "entities": ["@ent00", "@ent01"],
+            "utterances": [{"speakers": "@ent00", "tokens": "Where is @ent01 ?"}],
+        }
         for scene in SCENES
     ]
     rows = [
-        {"dialogue_id": scene, "scene_id": scene, "text": "@placeholder hides .",
-         "label": "@ent01"}
+        {
+            "dialogue_id": scene,
+            "scene_id": scene,
+            "text": "@placeholder hides .",
+            "label": "@ent01",
+        }
         for scene in SCENES
     ]
     return {"train": rows, "dialogues": dialogues}
@@ -72,9 +96,16 @@ def reading():
 def charid():
     def row(scene, number, context, entities):
         return {
-            "text": "Is he late ?", "speaker": "Ann Lee", "context": context,
-            "mention": "he", "start": 1, "end": 2, "label": "plural", "labels": [],
-            "entities": entities, "scene_id": scene,
+            "text": "Is he late ?",
+            "speaker": "Ann Lee",
+            "context": context,
+            "mention": "he",
+            "start": 1,
+            "end": 2,
+            "label": "plural",
+            "labels": [],
+            "entities": entities,
+            "scene_id": scene,
             "utterance_id": f"{scene}_u{number:03d}",
         }
 
@@ -88,44 +119,68 @@ def charid():
 
 def questions():
     dialogues = [
-        {"dialogue_id": scene, "utterances": [
-            {"uid": 1, "speakers": ["Ann"], "utterance": "The cat sleeps ."},
-        ]} for scene in SCENES
+        {
+            "dialogue_id": scene,
+            "utterances": [
+                {"uid": 1, "speakers": ["Ann"], "utterance": "The cat sleeps ."},
+            ],
+        }
+        for scene in SCENES
     ]
     rows = [
-        {"id": f"{scene}_Who", "dialogue_id": scene, "text": "Who sleeps ?",
-         "answers": [{"answer_text": "The cat", "utterance_id": 1}]}
+        {
+            "id": f"{scene}_Who",
+            "dialogue_id": scene,
+            "text": "Who sleeps ?",
+            "answers": [{"answer_text": "The cat", "utterance_id": 1}],
+        }
         for scene in SCENES
     ]
     return {"dev": rows, "dialogues": dialogues}
 
 
 def personality():
-    return {"train": [
-        {"text": "Ann: Hi.\nBob: Bye.", "text_pair": "Ann", "labels": ["NEU", "AGR"],
-         "scene_id": scene} for scene in SCENES
-    ]}
+    return {
+        "train": [
+            {
+                "text": "Ann: Hi.\nBob: Bye.",
+                "text_pair": "Ann",
+                "labels": ["NEU", "AGR"],
+                "scene_id": scene,
+            }
+            for scene in SCENES
+        ]
+    }
 
 
 def relation():
-    files = {"dialogues": [
-        {"dialogue_id": f"{split}_{n}", "turns": ["Speaker 1: I met Tom."]}
-        for split in ("train", "dev", "test") for n in range(20)
-    ]}
+    files = {
+        "dialogues": [
+            {"dialogue_id": f"{split}_{n}", "turns": ["Speaker 1: I met Tom."]}
+            for split in ("train", "dev", "test")
+            for n in range(20)
+        ]
+    }
     for split in ("train", "dev", "test"):
         files[split] = [
             {"dialogue_id": f"{split}_{n}", "x": "Speaker 1", "y": y, "labels": labels}
             for n in range(20)
-            for y, labels in (("Tom", ["per:friends", "per:alternate_names"]),
-                              ("Tim", ["per:alternate_names"]))
+            for y, labels in (
+                ("Tom", ["per:friends", "per:alternate_names"]),
+                ("Tim", ["per:alternate_names"]),
+            )
         ]
     return files
 
 
 MAKERS = {
-    "friends_emory_emotion": emory, "friends_meld": meld, "friends_reading": reading,
-    "friends_charid": charid, "friends_qa": questions,
-    "friends_personality": personality, "friends_relation": relation,
+    "friends_emory_emotion": emory,
+    "friends_meld": meld,
+    "friends_reading": reading,
+    "friends_charid": charid,
+    "friends_qa": questions,
+    "friends_personality": personality,
+    "friends_relation": relation,
 }
 
 
@@ -161,30 +216,44 @@ def test_rows_are_pooled_and_split_by_scene(folder):
 
 
 def test_rows_have_the_encoder_form(folder):
-    rows = {name: task.splits["train"]
-            for name, task in load_feta_friends(folder).items()}
+    rows = {
+        name: task.splits["train"] for name, task in load_feta_friends(folder).items()
+    }
     assert rows["friends_emory_emotion"][0] == {
-        "text": "Ann Bob: Line 2.", "context": "Ann Bob: Line 1.", "target": 1,
+        "text": "Ann Bob: Line 2.",
+        "context": "Ann Bob: Line 1.",
+        "target": 1,
         "group": FEW,
     }
     assert [row["text"] for row in rows["friends_meld"]] == [
-        "Ann: You came. Sit.", "Bob: No.",
+        "Ann: You came. Sit.",
+        "Bob: No.",
     ]
     assert rows["friends_charid"] == (
-        {"text": "Who does 'he' refer to in the phrase 'he late?'?",
-         "context": "Bob: I don't know. Ann Lee: Is he late?",
-         "target": 5, "group": FEW},
-        {"text": "Who does 'he' refer to in the phrase 'he late?'?",
-         "context": "Bob: I don't know. Ann Lee: Is he late? Ann Lee: Is he late?",
-         "target": 6, "group": FEW},
+        {
+            "text": "Who does 'he' refer to in the phrase 'he late?'?",
+            "context": "Bob: I don't know. Ann Lee: Is he late?",
+            "target": 5,
+            "group": FEW,
+        },
+        {
+            "text": "Who does 'he' refer to in the phrase 'he late?'?",
+            "context": "Bob: I don't know. Ann Lee: Is he late? Ann Lee: Is he late?",
+            "target": 6,
+            "group": FEW,
+        },
     )
     assert rows["friends_qa"][0]["target"] == ({"text": "The cat", "start": 5},)
     assert rows["friends_personality"][0] == {
-        "text": "Ann", "context": "Ann: Hi. Bob: Bye.", "target": (0, 4), "group": FEW,
+        "text": "Ann",
+        "context": "Ann: Hi. Bob: Bye.",
+        "target": (0, 4),
+        "group": FEW,
     }
     assert rows["friends_relation"][0]["target"] == (8,)
-    assert not any(key.startswith("_") for part in rows.values()
-                   for row in part for key in row)
+    assert not any(
+        key.startswith("_") for part in rows.values() for row in part for key in row
+    )
 
 
 def test_tasks_have_the_benchmarks_metrics(folder):

@@ -55,11 +55,17 @@ def test_meld_lines_of_one_speaker_are_one_turn():
     ]
     rows = meld_rows(list(reversed(lines)))
     assert [row["text"] for row in rows] == [
-        "Ann: You came. Sit down.", "Bob: No.", "Bob: Never.", "Bob: Fine.",
+        "Ann: You came. Sit down.",
+        "Bob: No.",
+        "Bob: Never.",
+        "Bob: Fine.",
     ]
     labels = FETA_TASKS["friends_meld"].labels
     assert [labels[row["target"]] for row in rows] == [
-        "joy", "neutral", "anger", "neutral",
+        "joy",
+        "neutral",
+        "anger",
+        "neutral",
     ]
     assert rows[1]["context"] == "Ann: You came. Sit down."
     assert [row["_number"] for row in rows] == [0, 2, 4, 5]
@@ -98,8 +104,11 @@ def test_character_instance():
 
 def test_reading_instance():
     row = reading_row(
-        "@placeholder hides the cake .", "@ent01", ["@ent00", "@ent01"],
-        [("@ent00", "Who ate it ?"), ("", "( @ent01 blushes . )")], "s01_e01_c02",
+        "@placeholder hides the cake .",
+        "@ent01",
+        ["@ent00", "@ent01"],
+        [("@ent00", "Who ate it ?"), ("", "( @ent01 blushes . )")],
+        "s01_e01_c02",
     )
     assert row["choices"] == ("@ent00", "@ent01")
     assert row["target"] == 1
@@ -114,15 +123,23 @@ def test_personality_and_relation_instances():
         "Speaker 2", "Tom", turns, ["per:subordinate", "per:alternate_names"], "d0"
     )
     assert row == {
-        "text": "Speaker 2", "text_pair": "Tom",
+        "text": "Speaker 2",
+        "text_pair": "Tom",
         "context": "Speaker 1: I met Tom. Speaker 2: My boss?",
-        "target": (5,), "group": "d0",
+        "target": (5,),
+        "group": "d0",
     }
     assert relation_row("a", "b", turns, ["gpe:births_in_place"], "d0") is None
-    assert [RELATIONS.index(name) for name in (
-        "per:place_of_birth", "per:alternate_names", "gpe:births_in_place",
-        "org:students", "unanswerable",
-    )] == [18, 29, 33, 35, 36]
+    assert [
+        RELATIONS.index(name)
+        for name in (
+            "per:place_of_birth",
+            "per:alternate_names",
+            "gpe:births_in_place",
+            "org:students",
+            "unanswerable",
+        )
+    ] == [18, 29, 33, 35, 36]
 
 
 UTTERANCES = [
@@ -137,13 +154,37 @@ TURN_BEGINS = {0: "[Ann", 1: "Ann Lee:", 3: "Bob Cy:"}
     "answer, text",
     [
         # Second version: token span, or a speaker.
-        ({"answer_text": "the red pan", "utterance_id": 1, "inner_start": 4,
-          "inner_end": 6, "is_speaker": False}, "the red pan"),
-        ({"answer_text": "Ann Lee", "utterance_id": 1, "inner_start": -1,
-          "inner_end": -1, "is_speaker": True}, "Ann Lee"),
+        (
+            {
+                "answer_text": "the red pan",
+                "utterance_id": 1,
+                "inner_start": 4,
+                "inner_end": 6,
+                "is_speaker": False,
+            },
+            "the red pan",
+        ),
+        (
+            {
+                "answer_text": "Ann Lee",
+                "utterance_id": 1,
+                "inner_start": -1,
+                "inner_end": -1,
+                "is_speaker": True,
+            },
+            "Ann Lee",
+        ),
         # A span that is off: the text decides.
-        ({"answer_text": "red pan box", "utterance_id": 3, "inner_start": 0,
-          "inner_end": 1, "is_speaker": False}, "red pan box"),
+        (
+            {
+                "answer_text": "red pan box",
+                "utterance_id": 3,
+                "inner_start": 0,
+                "inner_end": 1,
+                "is_speaker": False,
+            },
+            "red pan box",
+        ),
         # First version: text only.
         ({"answer_text": "Ann 's kitchen", "utterance_id": 0}, "Ann's kitchen"),
         ({"answer_text": "ca n't find", "utterance_id": 1}, "can't find"),
@@ -157,7 +198,7 @@ def test_answers_stand_where_they_are_said(answer, text):
     assert located["text"] == text
     start = located["start"]
     assert start >= 0
-    assert scene.text[start:start + len(text)] == text
+    assert scene.text[start : start + len(text)] == text
     # In the turn that the annotation names, not where the words stand first.
     assert start >= scene.text.index(TURN_BEGINS[answer["utterance_id"]])
 
@@ -194,7 +235,8 @@ def test_words_keep_the_place_of_every_token():
 def test_targets_go_by_either_name():
     assert resolve_targets(None) == tuple(FETA_TASKS)
     assert resolve_targets(["question_answering", "friends_meld"]) == (
-        "friends_qa", "friends_meld",
+        "friends_qa",
+        "friends_meld",
     )
     with pytest.raises(ValueError, match="unknown FETA-Friends task friends_x"):
         resolve_targets(["friends_x"])

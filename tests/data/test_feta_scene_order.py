@@ -27,11 +27,14 @@ def lengths(fill):
                 counts += [first, *[fill] * (entry.episodes - 1)]
             else:
                 counts.append(entry)
-        yield season, [
-            scene_name(season, episode, scene + 1)
-            for episode, count in enumerate(counts, start=1)
-            for scene in range(count)
-        ]
+        yield (
+            season,
+            [
+                scene_name(season, episode, scene + 1)
+                for episode, count in enumerate(counts, start=1)
+                for scene in range(count)
+            ],
+        )
 
 
 def test_episodes_add_up_to_the_seasons():

@@ -37,8 +37,10 @@ def test_a_short_line_follows_its_neighbours():
 
 def test_a_dialogue_of_an_unknown_scene_is_not_placed():
     lines = [
-        GARDEN, "The violin teacher moved to another city.",
-        "Somebody has eaten all of my breakfast.", "What?",
+        GARDEN,
+        "The violin teacher moved to another city.",
+        "Somebody has eaten all of my breakfast.",
+        "What?",
     ]
     assert make_index().place(lines, "s01") == [""] * 4
     assert make_index().place([], "s01") == []

@@ -19,7 +19,11 @@ def test_positions_are_the_published_ones():
     parts = split_positions(NUM_SCENES)
     sizes = {part: len(places) for part, places in parts.items()}
     assert sizes == {
-        "train": 2175, "dev": 466, "test": 466, "fs_train": 217, "fs_dev": 46,
+        "train": 2175,
+        "dev": 466,
+        "test": 466,
+        "fs_train": 217,
+        "fs_dev": 46,
     }
     assert parts["test"][:10] == [16, 17, 20, 38, 65, 72, 77, 81, 87, 97]
     assert parts["fs_train"][:6] == [0, 9, 42, 89, 90, 103]
@@ -38,8 +42,9 @@ def test_parts_are_disjoint_and_few_shot_lies_inside():
 def test_an_open_position_changes_no_other_scene():
     order = [f"scene {number}" for number in range(200)]
     whole = split_scenes(order)
-    gap = split_scenes([None if number == 17 else name
-                        for number, name in enumerate(order)])
+    gap = split_scenes(
+        [None if number == 17 else name for number, name in enumerate(order)]
+    )
     for part in SceneSplits._fields:
         assert getattr(gap, part) == getattr(whole, part) - {"scene 17"}
 
@@ -64,13 +69,16 @@ def test_rows_follow_their_scene():
 def test_own_split_takes_whole_dialogues_and_leaves_test_alone():
     rows = [
         {"group": f"{split}_{number // 3}", "_split": split, "n": number}
-        for split in ("train", "dev", "test") for number in range(90)
+        for split in ("train", "dev", "test")
+        for number in range(90)
     ]
     full = own_split(rows, few_shot=False, seed=0).splits
     few = own_split(rows, few_shot=True, seed=0).splits
     assert {s: len(part) for s, part in full.items()} == dict.fromkeys(full, 90)
     assert {s: len(part) for s, part in few.items()} == {
-        "train": 9, "dev": 9, "test": 90,
+        "train": 9,
+        "dev": 9,
+        "test": 90,
     }
     assert few == own_split(rows, few_shot=True, seed=0).splits
     assert few != own_split(rows, few_shot=True, seed=1).splits

@@ -21,7 +21,8 @@ def test_calibrated_loss_is_close_to_the_fitted_one(overconfidence, generator):
     curve = [cross_entropy(sharp, labels, t) for t in TEMPERATURES]
     loss, temperature = calibrate(np.array(curve))
     fitted = minimize_scalar(
-        lambda x: cross_entropy(sharp, labels, np.exp(x)), bounds=(-1.5, 1.5),
+        lambda x: cross_entropy(sharp, labels, np.exp(x)),
+        bounds=(-1.5, 1.5),
         method="bounded",
     )
     assert loss == pytest.approx(fitted.fun, rel=2e-3)

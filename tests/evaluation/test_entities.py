@@ -57,7 +57,9 @@ def test_where_entities_begin(tags, count):
     ids = np.array([LABELS.index(t) for t in tags])
     first = np.arange(len(ids)) == 0
     assert count_entities(ids, ids, first, read_scheme(LABELS)).sum(0).tolist() == [
-        count, count, count
+        count,
+        count,
+        count,
     ]
 
 

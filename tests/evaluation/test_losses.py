@@ -54,9 +54,7 @@ def test_multi_label_loss_is_binary_cross_entropy_over_real_columns(generator):
     p, y = 1 / (1 + np.exp(-z)), batch["labels"]
     terms = -(y * np.log(p) + (1 - y) * np.log(1 - p))
     expected = terms[:, [0, 2, 3]].mean(1)
-    np.testing.assert_allclose(
-        losses.multi_label(outputs, batch), expected, rtol=1e-5
-    )
+    np.testing.assert_allclose(losses.multi_label(outputs, batch), expected, rtol=1e-5)
 
 
 def test_token_loss_is_the_mean_over_tagged_tokens(generator):

@@ -76,8 +76,9 @@ def test_an_answer_that_is_no_class_is_wrong(make_encoded):
     encoded = make_encoded("single_label", [0, 1, 1], num_labels=2)
     predicted = np.array([-1, 1, 1])
     assert value("accuracy", predicted, encoded) == pytest.approx(2 / 3)
-    expected = sklearn_metrics.f1_score([0, 1, 1], predicted, average="macro",
-                                        labels=[0, 1])
+    expected = sklearn_metrics.f1_score(
+        [0, 1, 1], predicted, average="macro", labels=[0, 1]
+    )
     assert value("f1_macro", predicted, encoded) == pytest.approx(expected)
 
 

@@ -5,8 +5,9 @@ from fusion_jax.evaluation.predictions import parse_decision, predict, split_wor
 
 
 def test_classes_follow_the_items_order(make_encoded):
-    encoded = make_encoded("single_label", [0, 1, 2], num_labels=3,
-                           items=np.array([2, 0, 1]))
+    encoded = make_encoded(
+        "single_label", [0, 1, 2], num_labels=3, items=np.array([2, 0, 1])
+    )
     logits = np.eye(3)[[2, 0, 1]]
     assert predict({"logits": logits}, encoded).tolist() == [0, 1, 2]
     many = predict({"logits": np.stack([logits, -logits])}, encoded)
@@ -15,8 +16,7 @@ def test_classes_follow_the_items_order(make_encoded):
 
 
 def test_items_without_a_row_of_their_own_are_refused(make_encoded):
-    encoded = make_encoded("single_label", [0, 1], num_labels=2,
-                           items=np.array([0, 0]))
+    encoded = make_encoded("single_label", [0, 1], num_labels=2, items=np.array([0, 0]))
     with pytest.raises(ValueError, match="exactly one row an item"):
         predict({"logits": np.zeros((2, 2))}, encoded)
 
@@ -25,15 +25,21 @@ def test_decision_rules(make_encoded):
     logits = np.array([[2.0, 1.9, -9.0], [-1.0, -1.1, -5.0], [9.0, 0.0, 0.0]])
     sigmoid = make_encoded("multi_label", [(), (), ()], num_labels=3)
     assert predict({"logits": logits}, sigmoid).tolist() == [
-        [True, True, False], [False] * 3, [True, False, False]
+        [True, True, False],
+        [False] * 3,
+        [True, False, False],
     ]
-    strict = make_encoded("multi_label", [(), (), ()], num_labels=3,
-                          decision="sigmoid:0.9")
+    strict = make_encoded(
+        "multi_label", [(), (), ()], num_labels=3, decision="sigmoid:0.9"
+    )
     assert predict({"logits": logits}, strict).sum() == 1
-    soft = make_encoded("multi_label", [(), (), ()], num_labels=3,
-                        decision="softmax:0.1")
+    soft = make_encoded(
+        "multi_label", [(), (), ()], num_labels=3, decision="softmax:0.1"
+    )
     assert predict({"logits": logits}, soft).tolist() == [
-        [True, True, False], [True, True, False], [True, False, False]
+        [True, True, False],
+        [True, True, False],
+        [True, False, False],
     ]
 
 

@@ -40,7 +40,9 @@ def test_many_scores_equal_scores_one_by_one(kind, generator, make_encoded):
 
 def test_spans_and_tags_score_in_populations_too(generator, make_encoded):
     spans = make_encoded(
-        "span", [{"answers": ["b"]}, {"answers": ["a b", "c"]}], texts=["a b c"] * 2,
+        "span",
+        [{"answers": ["b"]}, {"answers": ["a b", "c"]}],
+        texts=["a b c"] * 2,
         offsets=[np.array([[0, 1], [2, 3], [4, 5]])] * 2,
     )
     starts = generator.integers(0, 3, (5, 2, 1))
@@ -50,7 +52,9 @@ def test_spans_and_tags_score_in_populations_too(generator, make_encoded):
         "confidence": generator.random((5, 2)),
     }
     tags = make_encoded(
-        "token", [{"tags": [0, 1]}, {"tags": [2]}], labels=("O", "B-x", "I-x"),
+        "token",
+        [{"tags": [0, 1]}, {"tags": [2]}],
+        labels=("O", "B-x", "I-x"),
         token_words=[np.array([0, 1]), np.array([0, -1])],
     )
     tagged = base | {"tags": generator.integers(0, 3, (5, 2, 2))}

@@ -27,8 +27,11 @@ def tokenizer():
     plain.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     plain.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
     return PreTrainedTokenizerFast(
-        tokenizer_object=plain, pad_token="[PAD]", cls_token="[CLS]",
-        sep_token="[SEP]", unk_token="[UNK]",
+        tokenizer_object=plain,
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
     )
 
 
@@ -45,11 +48,16 @@ def task_of(kind):
         elif kind == "choice":
             row |= {"choices": ("ross", "rachel", "joey"), "target": n % 3}
         elif kind == "token":
-            row |= {"tokens": tuple(words), "target": tuple(
-                (n + i) % 3 for i in range(len(words)))}
+            row |= {
+                "tokens": tuple(words),
+                "target": tuple((n + i) % 3 for i in range(len(words))),
+            }
         else:
-            row |= {"context": " ".join(words), "text": "who met ross",
-                    "target": ({"text": words[1], "start": len(words[0]) + 1},)}
+            row |= {
+                "context": " ".join(words),
+                "text": "who met ross",
+                "target": ({"text": words[1], "start": len(words[0]) + 1},),
+            }
         rows.append(row)
     labels = {"token": ("O", "B-x", "I-x")}.get(kind, ("x", "y", "z"))
     labels = () if kind in ("span", "choice") else labels
@@ -59,8 +67,13 @@ def task_of(kind):
 @pytest.fixture(scope="module")
 def config():
     return EncoderConfig(
-        family="bert", vocab_size=4 + len(WORDS), hidden_size=16, num_layers=1,
-        num_heads=2, intermediate_size=16, max_positions=32,
+        family="bert",
+        vocab_size=4 + len(WORDS),
+        hidden_size=16,
+        num_layers=1,
+        num_heads=2,
+        intermediate_size=16,
+        max_positions=32,
     )
 
 

@@ -32,21 +32,42 @@ RESULTS = {
 
 HISTORY = {
     "evaluations": [
-        {"generation": -1, "index": 0, "coefficients": [1, 0, 0], "fitness": -0.6,
-         "origin": "warm"},
-        {"generation": 0, "index": 1, "coefficients": [0.5, 0.5, 0],
-         "fitness": float("inf"), "origin": "search"},
-        {"generation": 0, "index": 2, "coefficients": [0.5, 0.4, 0.1],
-         "fitness": None, "origin": "search"},
-        {"generation": 0, "index": 3, "coefficients": [0.5, 0.7, -0.2],
-         "fitness": -0.64, "origin": "search"},
+        {
+            "generation": -1,
+            "index": 0,
+            "coefficients": [1, 0, 0],
+            "fitness": -0.6,
+            "origin": "warm",
+        },
+        {
+            "generation": 0,
+            "index": 1,
+            "coefficients": [0.5, 0.5, 0],
+            "fitness": float("inf"),
+            "origin": "search",
+        },
+        {
+            "generation": 0,
+            "index": 2,
+            "coefficients": [0.5, 0.4, 0.1],
+            "fitness": None,
+            "origin": "search",
+        },
+        {
+            "generation": 0,
+            "index": 3,
+            "coefficients": [0.5, 0.7, -0.2],
+            "fitness": -0.64,
+            "origin": "search",
+        },
     ],
     "means": [[1 / 3, 1 / 3, 1 / 3], [0.5, 0.6, -0.1]],
     "plane": {
         "experts": [0, 1, 2],
         "points": [[u / 4, v / 4] for u in range(5) for v in range(5 - u)],
-        "loss": [1 + (u - 1) ** 2 + (v - 2) ** 2
-                 for u in range(5) for v in range(5 - u)],
+        "loss": [
+            1 + (u - 1) ** 2 + (v - 2) ** 2 for u in range(5) for v in range(5 - u)
+        ],
         "walk": [[1 / 3, 1 / 3], [0.6, -0.1]],
     },
 }

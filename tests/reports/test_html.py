@@ -52,8 +52,12 @@ def test_the_answer_comes_first(page):
 
 def test_every_section_is_there(page):
     for title in (
-        "Methods", "What each source contributed", "Search",
-        "The loss between three experts", "Time by stage", "How it was run",
+        "Methods",
+        "What each source contributed",
+        "Search",
+        "The loss between three experts",
+        "Time by stage",
+        "How it was run",
     ):
         assert f"<h2>{title}</h2>" in page[0]
     assert "search.objective" in page[1]
@@ -66,8 +70,12 @@ def test_how_the_answer_was_chosen_is_said(results, history, tmp_path):
     _, text = read(write_report(results, history, tmp_path / "report.html"))
     assert "The answer is the distribution's mean" in text
     assert "dev without it" in text
-    results["answer"] = {"chosen": "intent", "advantage_over_mean": {
-        "intent": {"difference": 0.0211, "standard_error": 0.01}}}
+    results["answer"] = {
+        "chosen": "intent",
+        "advantage_over_mean": {
+            "intent": {"difference": 0.0211, "standard_error": 0.01}
+        },
+    }
     _, text = read(write_report(results, history, tmp_path / "report.html"))
     assert "The answer is intent: on dev it is better" in text
     assert "by 0.021, more than one standard error (0.010)" in text
@@ -113,8 +121,14 @@ def test_light_and_dark_are_both_defined(page):
 
 
 def test_a_run_without_history_or_weights_still_has_its_table(results, tmp_path):
-    results |= {"coefficients": None, "experts": None, "seconds": None, "config": None,
-                "candidates": None, "versions": None}
+    results |= {
+        "coefficients": None,
+        "experts": None,
+        "seconds": None,
+        "config": None,
+        "candidates": None,
+        "versions": None,
+    }
     html, _ = read(write_report(results, None, tmp_path / "report.html"))
     assert "<h2>Methods</h2>" in html
     assert "<h2>Search</h2>" not in html
@@ -131,8 +145,11 @@ def test_grouped_coefficients_have_a_column_a_group(results, history, tmp_path):
 
 def test_many_runs_have_a_table_and_links_to_their_reports(results, tmp_path):
     results["methods"]["pretrain_finetune_best"] = results["methods"]["best_expert"]
-    runs = [{**results, "target": target, "seed": seed}
-            for target in ("emotion", "a/b & c") for seed in (0, 1)]
+    runs = [
+        {**results, "target": target, "seed": seed}
+        for target in ("emotion", "a/b & c")
+        for seed in (0, 1)
+    ]
     html, text = read(write_report({"runs": runs}, None, tmp_path / "report.html"))
     assert "DFWE scores 0.612 on average over 2 targets (test)" in text
     assert 'href="emotion/seed_1/report.html"' in html

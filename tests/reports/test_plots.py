@@ -29,8 +29,11 @@ def test_drawings_are_the_same_each_time_and_share_no_names(history):
     first, second = drawings(history), drawings(history)
     assert first == second
     ids = [
-        set(element.get("id") for element in ElementTree.fromstring(svg).iter()
-            if element.get("id"))
+        set(
+            element.get("id")
+            for element in ElementTree.fromstring(svg).iter()
+            if element.get("id")
+        )
         for svg in first.values()
     ]
     assert sum(map(len, ids)) == len(set().union(*ids))

@@ -51,11 +51,13 @@ def run(target, seed, **tests):
 
 
 def test_means_are_over_seeds_then_targets():
-    summary = summarise([
-        run("a", 0, dfwe=0.5, mean_expert=0.4),
-        run("a", 1, dfwe=0.7, mean_expert=0.4),
-        run("b", 0, dfwe=0.2, mean_expert=0.3),
-    ])
+    summary = summarise(
+        [
+            run("a", 0, dfwe=0.5, mean_expert=0.4),
+            run("a", 1, dfwe=0.7, mean_expert=0.4),
+            run("b", 0, dfwe=0.2, mean_expert=0.3),
+        ]
+    )
     own = summary["methods"]["dfwe"]
     assert own["targets"]["a"]["score"] == pytest.approx(0.6)
     assert own["targets"]["a"]["spread"] == pytest.approx(0.1 * 2**0.5)
@@ -69,10 +71,12 @@ def test_means_are_over_seeds_then_targets():
 
 
 def test_a_method_missing_in_one_run_has_no_mean():
-    summary = summarise([
-        run("a", 0, dfwe=0.5, greedy_soup=0.6),
-        run("b", 0, dfwe=0.5, greedy_soup=None),
-    ])
+    summary = summarise(
+        [
+            run("a", 0, dfwe=0.5, greedy_soup=0.6),
+            run("b", 0, dfwe=0.5, greedy_soup=None),
+        ]
+    )
     assert summary["methods"]["greedy_soup"]["mean"] is None
     assert summary["methods"]["greedy_soup"]["targets"]["a"]["score"] == 0.6
 

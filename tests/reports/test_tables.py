@@ -23,7 +23,11 @@ def test_numbers_have_a_true_minus_and_no_negative_zero():
 def test_own_method_first_then_by_score_and_not_run_last(results):
     table = methods_table(results)
     assert [row[0] for row in table.rows] == [
-        "DFWE", "logit ensemble", "best expert", "mean expert", "uniform soup",
+        "DFWE",
+        "logit ensemble",
+        "best expert",
+        "mean expert",
+        "uniform soup",
         "multi-task, fine-tune",
     ]
     assert table.rows[0] == ("DFWE", "0.640", "0.612", "[0.570, 0.650]", "+0.034")

@@ -65,6 +65,7 @@ def main() -> None:
         dropout=True,
         average="ema",
         save_every=1,
+        save_seconds=0,
         log_every=2,
         buckets=(8, 16),
     )

@@ -41,9 +41,7 @@ def test_it_learns_and_leaves_its_arguments_alone(model, params, splits):
     jax.tree.map(np.testing.assert_array_equal, before, params)
     assert list(flatten(result.params)) == list(flatten(params))
     table = "encoder/embeddings/word/embedding"
-    np.testing.assert_array_equal(
-        flatten(result.params)[table], flatten(params)[table]
-    )
+    np.testing.assert_array_equal(flatten(result.params)[table], flatten(params)[table])
     assert not np.array_equal(
         flatten(result.params)["head/classifier/kernel"],
         flatten(params)["head/classifier/kernel"],

@@ -17,7 +17,7 @@ from fusion_jax.training.fit import fit
 PROCESS = Path(__file__).parent / "process.py"
 CONFIG = FitConfig(
     epochs=3, batch_size=4, learning_rate=0.05, buckets=(8, 16), save_every=2,
-    log_every=2,
+    save_seconds=0, log_every=2,
 )  # fmt: skip
 
 
@@ -38,9 +38,7 @@ def test_killed_in_every_phase_it_ends_with_the_same_bits(tmp_path):
     # Steps of the longer expert: 5 an epoch; the head phase is epoch 0. Each kill
     # strikes while the state of the step before is being written.
     for kill_at in (2, 5, 9, 14):
-        killed = start(
-            tmp_path / "run", tmp_path / "out.npz", "--kill_at", kill_at
-        )
+        killed = start(tmp_path / "run", tmp_path / "out.npz", "--kill_at", kill_at)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
     last = start(tmp_path / "run", tmp_path / "resumed.npz")
     assert last.returncode == 0, last.stderr

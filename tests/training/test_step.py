@@ -53,12 +53,8 @@ def run(model, trained, shared, batches, config, *, active=None, one_batch=True)
 
 def test_the_loss_is_the_mean_over_real_rows(model, parts, batch):
     trained, shared = parts
-    loss, _ = loss_and_gradients(
-        model.apply, "single_label", trained, shared, batch
-    )
-    logits = np.asarray(
-        model.apply(combine(*parts), batch)["logits"], np.float64
-    )
+    loss, _ = loss_and_gradients(model.apply, "single_label", trained, shared, batch)
+    logits = np.asarray(model.apply(combine(*parts), batch)["logits"], np.float64)
     terms = np.log(np.exp(logits).sum(-1)) - logits[np.arange(12), batch["label"]]
     real = np.asarray(batch["mask"]) > 0
     assert 0 < real.sum() < 12

@@ -91,12 +91,16 @@ def build_tasks(folder: Path, *, seed: int = 0) -> Built:
     rows["friends_meld"] = read_meld(raw, index)
     rows["friends_relation"] = read_relations(raw, index if complete else None)
     observed = {
-        row["group"] for name, part in rows.items()
-        if name != "friends_relation" for row in part
+        row["group"]
+        for name, part in rows.items()
+        if name != "friends_relation"
+        for row in part
     }
     order = scene_order(
-        {season: [scene.name for scene in scenes]
-         for season, scenes in seasons.items()},
+        {
+            season: [scene.name for scene in scenes]
+            for season, scenes in seasons.items()
+        },
         observed,
     )
     splits = split_scenes(order.order)
@@ -112,8 +116,11 @@ def build_tasks(folder: Path, *, seed: int = 0) -> Built:
             if parts.splits["train"]:
                 tasks[mode][name] = make_task(name, public(parts.splits), str(folder))
     return Built(
-        tasks, splits, order,
-        {name: len(rows[name]) for name in FETA_TASKS}, unassigned,
+        tasks,
+        splits,
+        order,
+        {name: len(rows[name]) for name in FETA_TASKS},
+        unassigned,
         tuple(raw.missing),
     )
 
@@ -128,13 +135,16 @@ def write_built(built: Built, out: Path) -> None:
             with _named(out / mode / name):
                 _write_compressed(task, out / mode / name)
     _write_json(out / SPLITS_FILE, built.splits.to_json())
-    _write_json(out / "build.json", {
-        "scene_order": "exact" if built.order.exact else "rebuilt",
-        "uncertain_positions": built.order.uncertain,
-        "rows_read": built.rows,
-        "rows_without_a_certain_scene": built.unassigned,
-        "missing": list(built.missing),
-    })
+    _write_json(
+        out / "build.json",
+        {
+            "scene_order": "exact" if built.order.exact else "rebuilt",
+            "uncertain_positions": built.order.uncertain,
+            "rows_read": built.rows,
+            "rows_without_a_certain_scene": built.unassigned,
+            "missing": list(built.missing),
+        },
+    )
 
 
 def _index(
@@ -146,8 +156,10 @@ def _index(
         for scene in scenes:
             for turn in scene.utterances:
                 index.add(scene.name, turn.text)
-    for repository, stem in ((EMORY, "emotion-detection"),
-                             (CHARID, "character-identification")):
+    for repository, stem in (
+        (EMORY, "emotion-detection"),
+        (CHARID, "character-identification"),
+    ):
         for part in ("trn", "dev", "tst"):
             for scene in scenes_of(raw, repository, f"json/{stem}-{part}.json") or ():
                 for turn in scene.utterances:
@@ -208,5 +220,3 @@ def _write_json(path: Path, value: Any) -> None:
     except BaseException:
         os.unlink(name)
         raise
-
-

@@ -90,7 +90,9 @@ def meld_rows(lines: Sequence[Said]) -> list[dict[str, Any]]:
     for line in sorted(lines):
         last = turns[-1][-1] if turns else None
         if last is not None and (last.number + 1, last.speaker, last.scene) == (
-            line.number, line.speaker, line.scene
+            line.number,
+            line.speaker,
+            line.scene,
         ):
             turns[-1].append(line)
         else:
@@ -120,11 +122,11 @@ def character_row(
     A mention of several people has the class of the first one named, as in the
     benchmark. The turn itself closes the context.
     """
-    mention = words.text[words.offsets[start][0]:words.offsets[end - 1][1]]
+    mention = words.text[words.offsets[start][0] : words.offsets[end - 1][1]]
     label = CHARACTERS.get(entities[0], "other")
     return {
         "text": f"Who does '{mention}' refer to in the phrase "
-                f"'{phrase(words, start, end)}'?",
+        f"'{phrase(words, start, end)}'?",
         "context": dialogue([*earlier, (speaker, words.text)]),
         "target": FETA_TASKS["friends_charid"].labels.index(label),
         "group": scene,
@@ -211,7 +213,7 @@ class SpokenText:
             at = speaker.find(name)
             return {"text": name, "start": start + at if at >= 0 else -1}
         span = (answer.get("inner_start", 0), answer.get("inner_end", -1))
-        if words.tokens[span[0]:span[1] + 1] != tuple(tokens):
+        if words.tokens[span[0] : span[1] + 1] != tuple(tokens):
             # No span, or one that is off: the annotated text decides.
             span = words.find(tokens)
         if span is None:

@@ -51,7 +51,8 @@ def pool_rows(name: str, folder: Path) -> Rows:
             else:
                 located.append((place, split, row))
     dialogues = {
-        row["dialogue_id"]: row for _, split, row in located
+        row["dialogue_id"]: row
+        for _, split, row in located
         if split == _DIALOGUES and "dialogue_id" in row
     }
     located = [entry for entry in located if entry[1] != _DIALOGUES]

@@ -30,15 +30,19 @@ def _emory_reader(rows: Rows, _: dict) -> Reader:
     for row in rows:
         if "scene_id" in row and "utterance_id" in row:
             spoken[row["scene_id"]][row["utterance_id"]] = (
-                _speakers(row.get("speaker", "")), row.get("text", "")
+                _speakers(row.get("speaker", "")),
+                row.get("text", ""),
             )
 
     def read(row: dict[str, Any]) -> dict[str, Any]:
         turns, now = spoken[row["scene_id"]], row["utterance_id"]
         earlier = [turns[number] for number in sorted(turns) if number < now]
         return emotion_row(
-            "friends_emory_emotion", (_speakers(row["speaker"]), row["text"]), earlier,
-            row["label"], row["scene_id"],
+            "friends_emory_emotion",
+            (_speakers(row["speaker"]), row["text"]),
+            earlier,
+            row["label"],
+            row["scene_id"],
         )
 
     return read
@@ -71,7 +75,10 @@ _MELD_LABELS = FETA_TASKS["friends_meld"].labels
 
 def _said(row: dict[str, Any]) -> Said:
     return Said(
-        row["utterance_id"], row["speaker"], row["text"], row["label"],
+        row["utterance_id"],
+        row["speaker"],
+        row["text"],
+        row["label"],
         row["scene_id"] or "",
     )
 
@@ -102,8 +109,13 @@ def _character_reader(rows: Rows, _: dict) -> Reader:
             if place < number and earlier[-1:] != [turns[place]]:
                 earlier.append(turns[place])
         return character_row(
-            Words.of(row["text"].split()), _speakers(row["speaker"]),
-            row["start"], row["end"], row["entities"], earlier, row["scene_id"],
+            Words.of(row["text"].split()),
+            _speakers(row["speaker"]),
+            row["start"],
+            row["end"],
+            row["entities"],
+            earlier,
+            row["scene_id"],
         )
 
     return read
@@ -137,7 +149,9 @@ def _question_reader(_: Rows, dialogues: dict) -> Reader:
 def _personality_reader(_: Rows, __: dict) -> Reader:
     def read(row: dict[str, Any]) -> dict[str, Any]:
         return personality_row(
-            row["text_pair"], " ".join(row["text"].split("\n")), row["labels"],
+            row["text_pair"],
+            " ".join(row["text"].split("\n")),
+            row["labels"],
             row["scene_id"],
         )
 
@@ -147,7 +161,10 @@ def _personality_reader(_: Rows, __: dict) -> Reader:
 def _relation_reader(_: Rows, dialogues: dict) -> Reader:
     def read(row: dict[str, Any]) -> dict[str, Any] | None:
         return relation_row(
-            row["x"], row["y"], _joined(row, dialogues)["turns"], row["labels"],
+            row["x"],
+            row["y"],
+            _joined(row, dialogues)["turns"],
+            row["labels"],
             row["dialogue_id"],
         )
 

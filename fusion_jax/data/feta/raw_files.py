@@ -155,7 +155,11 @@ def _unpack(archive: Path) -> dict[str, bytes]:
                     files[path] = content.read()
             return files
     except (
-        tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError,
+        tarfile.TarError,
+        gzip.BadGzipFile,
+        EOFError,
+        zlib.error,
+        lzma.LZMAError,
         OSError,
     ) as error:
         raise TaskError(

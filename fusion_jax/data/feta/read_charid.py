@@ -17,8 +17,11 @@ def read_charid(raw: RawFiles, seasons: dict[int, list[Scene]]) -> list[dict[str
         path = f"json/character-identification-{part}.json"
         official = scenes_of(raw, REPOSITORY, path)
         if official is None:
-            raw.lost(REPOSITORY, path, "of its mentions only those in annotated "
-                     "transcripts are used")
+            raw.lost(
+                REPOSITORY,
+                path,
+                "of its mentions only those in annotated transcripts are used",
+            )
         for scene in official or ():
             scenes.setdefault(scene.name, scene)
     for transcript in seasons.values():
@@ -35,9 +38,11 @@ def _rows(scene: Scene) -> list[dict[str, Any]]:
         if not turn.words.tokens:
             continue
         for start, end, names in _mentions(turn, scene.name):
-            rows.append(character_row(
-                turn.words, turn.speaker, start, end, names, earlier, scene.name
-            ))
+            rows.append(
+                character_row(
+                    turn.words, turn.speaker, start, end, names, earlier, scene.name
+                )
+            )
         earlier.append((turn.speaker, turn.words.text))
     return rows
 

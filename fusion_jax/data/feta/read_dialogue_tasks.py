@@ -40,10 +40,13 @@ def question_dialogues(raw: RawFiles, *, note_missing: bool = True) -> list[Any]
                 for paragraph in scene["paragraphs"]:
                     # The key really ends in a colon in the published files.
                     key = "utterances:" if "utterances:" in paragraph else "utterances"
-                    records.append({
-                        "title": scene["title"], "utterances": paragraph[key],
-                        "qas": paragraph["qas"],
-                    })
+                    records.append(
+                        {
+                            "title": scene["title"],
+                            "utterances": paragraph[key],
+                            "qas": paragraph["qas"],
+                        }
+                    )
         except (KeyError, TypeError) as error:
             raise TaskError(f"{where}: the file's form has changed ({error!r})") from (
                 error

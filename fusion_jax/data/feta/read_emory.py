@@ -13,7 +13,13 @@ TASK = "friends_emory_emotion"
 OFFICIAL = "emorynlp/emotion-detection"
 COPY = "declare-lab/MELD"
 _COLUMNS = (
-    "Utterance", "Speaker", "Emotion", "Scene_ID", "Utterance_ID", "Season", "Episode",
+    "Utterance",
+    "Speaker",
+    "Emotion",
+    "Scene_ID",
+    "Utterance_ID",
+    "Season",
+    "Episode",
 )
 
 
@@ -41,9 +47,11 @@ def read_emory(raw: RawFiles, seasons: dict[int, list[Scene]]) -> list[dict[str,
         copy = f"data/emorynlp/emorynlp_{name}_final.csv"
         rows = raw.csv(COPY, copy, _COLUMNS)
         raw.lost(
-            OFFICIAL, f"json/emotion-detection-{part}.json",
+            OFFICIAL,
+            f"json/emotion-detection-{part}.json",
             f"about three quarters of its turns are taken from {COPY} {copy}"
-            if rows is not None else f"and no {COPY} {copy} to stand in for it",
+            if rows is not None
+            else f"and no {COPY} {copy} to stand in for it",
         )
         for number, row in enumerate(rows or (), start=2):
             _note_copy(scenes, known, row, f"{COPY} {copy}:{number}")

@@ -10,7 +10,12 @@ from fusion_jax.data.task import TaskError
 
 REPOSITORY = "declare-lab/MELD"
 _COLUMNS = (
-    "Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID", "Season",
+    "Utterance",
+    "Speaker",
+    "Emotion",
+    "Dialogue_ID",
+    "Utterance_ID",
+    "Season",
     "Episode",
 )
 
@@ -30,9 +35,12 @@ def read_meld(raw: RawFiles, index: SceneIndex) -> list[dict[str, Any]]:
                 name = f"{split}_{int(row['Dialogue_ID'])}"
                 episodes[name] = f"s{int(row['Season']):02d}_e{int(row['Episode']):02d}"
                 said = Said(
-                    int(row["Utterance_ID"]), row["Speaker"],
+                    int(row["Utterance_ID"]),
+                    row["Speaker"],
                     # Some rows hold Windows marks as control characters.
-                    _written(row["Utterance"]), row["Emotion"].lower(), "",
+                    _written(row["Utterance"]),
+                    row["Emotion"].lower(),
+                    "",
                 )
             except ValueError as error:
                 raise TaskError(

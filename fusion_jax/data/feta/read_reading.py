@@ -56,9 +56,11 @@ def read_reading(raw: RawFiles) -> list[dict[str, Any]]:
                 for turn in item["utterances"]
             ]
             choices = sorted(entities[item["scene_id"]])
-            rows.append(reading_row(
-                item["query"], item["answer"], choices, turns, item["scene_id"]
-            ))
+            rows.append(
+                reading_row(
+                    item["query"], item["answer"], choices, turns, item["scene_id"]
+                )
+            )
     return rows
 
 

@@ -91,7 +91,7 @@ class SceneIndex:
                 placed[first:second] = [placed[first]] * (second - first)
         first, last = anchors[0], anchors[-1]
         placed[:first] = [placed[first]] * first
-        placed[last + 1:] = [placed[last]] * (len(placed) - last - 1)
+        placed[last + 1 :] = [placed[last]] * (len(placed) - last - 1)
         return placed
 
     def __len__(self) -> int:
@@ -106,4 +106,4 @@ def _fit(
 
 
 def _runs(plain: str) -> list[str]:
-    return [plain[i:i + _WIDTH] for i in range(len(plain) - _WIDTH + 1)]
+    return [plain[i : i + _WIDTH] for i in range(len(plain) - _WIDTH + 1)]

@@ -55,8 +55,11 @@ def split_positions(count: int = NUM_SCENES) -> dict[str, list[int]]:
     fs_train = sorted(few.sample(train, int(len(train) * 0.1)))
     fs_dev = sorted(few.sample(dev, int(len(dev) * 0.1)))
     return {
-        "train": train, "dev": dev, "test": test,
-        "fs_train": fs_train, "fs_dev": fs_dev,
+        "train": train,
+        "dev": dev,
+        "test": test,
+        "fs_train": fs_train,
+        "fs_dev": fs_dev,
     }
 
 
@@ -67,13 +70,16 @@ def split_scenes(order: Sequence[str | None]) -> SceneSplits:
       order: [N] scene ids; None where it is not certain which scene stands there.
         Such a position takes part in the shuffle and is then left out.
     """
-    return SceneSplits(**{
-        part: frozenset(
-            scene for scene in (order[position] for position in positions)
-            if scene is not None
-        )
-        for part, positions in split_positions(len(order)).items()
-    })
+    return SceneSplits(
+        **{
+            part: frozenset(
+                scene
+                for scene in (order[position] for position in positions)
+                if scene is not None
+            )
+            for part, positions in split_positions(len(order)).items()
+        }
+    )
 
 
 def read_splits(path: Path) -> SceneSplits:

@@ -48,10 +48,12 @@ def read_scenes(value: Any, where: str) -> list[Scene]:
         for episode in value["episodes"]:
             for scene in episode["scenes"]:
                 place = f"{where}, scene {scene['scene_id']}"
-                scenes.append(Scene(
-                    scene["scene_id"],
-                    tuple(_utterance(record) for record in scene["utterances"]),
-                ))
+                scenes.append(
+                    Scene(
+                        scene["scene_id"],
+                        tuple(_utterance(record) for record in scene["utterances"]),
+                    )
+                )
         return scenes
     except KeyError as error:
         raise TaskError(
@@ -80,7 +82,8 @@ def read_seasons(raw: RawFiles) -> dict[int, list[Scene]]:
             seasons[season] = scenes
     if absent:
         raw.lost(
-            MINING, f"json/friends_season_{{{','.join(absent)}}}.json",
+            MINING,
+            f"json/friends_season_{{{','.join(absent)}}}.json",
             "the scene order is rebuilt from the known lengths of episodes, and only "
             "scenes whose place is certain are used",
         )

@@ -8,8 +8,16 @@ _CLOSES = re.compile(r"[.,:;?!%)\]}…]+|''|n't|'(s|m|re|ve|ll|d|t|clock|all|em)
 _OPENS = frozenset({"(", "[", "{", "$", "``", "#"})
 # Contractions that tokenisers cut in two: 'gon na', 'wan na', 'got ta', 'can not'.
 _HALVES = frozenset(
-    {("gon", "na"), ("wan", "na"), ("got", "ta"), ("can", "not"), ("gim", "me"),
-     ("lem", "me"), ("c'm", "on"), ("y'", "know")}
+    {
+        ("gon", "na"),
+        ("wan", "na"),
+        ("got", "ta"),
+        ("can", "not"),
+        ("gim", "me"),
+        ("lem", "me"),
+        ("c'm", "on"),
+        ("y'", "know"),
+    }
 )
 
 
@@ -43,7 +51,7 @@ class Words(NamedTuple):
         if not width:
             return None
         for first in range(len(self.tokens) - width + 1):
-            if self.tokens[first:first + width] == tuple(wanted):
+            if self.tokens[first : first + width] == tuple(wanted):
                 return first, first + width - 1
         return None
 
