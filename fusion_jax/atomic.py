@@ -58,25 +58,35 @@ def directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes a file by a temporary sibling, fsync and rename."""
+@contextlib.contextmanager
+def file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary sibling file that becomes `path` when the block ends well.
+
+    Raises:
+      WriteFailed: names the path when the disk is full or the folder not writable.
+    """
     target = Path(path)
     with _explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
             prefix=f".{target.name}.", suffix=".partial", dir=target.parent
         )
+        os.close(handle)
+        staging = Path(name)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, target)
+            yield staging
+            _sync(staging)
+            staging.chmod(0o644)
+            os.replace(staging, target)
         except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+            staging.unlink(missing_ok=True)
             raise
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes a file by a temporary sibling, fsync and rename."""
+    with file(path) as staging:
+        staging.write_bytes(data)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -87,6 +97,23 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """`write_bytes` of JSON with two blanks of indent; NaN is refused."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def append_text(path: str | os.PathLike[str], text: str) -> None:
+    """Appends UTF-8 text to a file, which a full disk leaves as it was."""
+    target = Path(path)
+    with _explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Unbuffered: closing the file must not write once more what did not fit.
+        with target.open("ab", buffering=0) as handle:
+            before = handle.seek(0, os.SEEK_END)
+            try:
+                data = memoryview(text.encode())
+                while data:
+                    data = data[handle.write(data) :]
+            except BaseException:
+                handle.truncate(before)
+                raise
 
 
 @contextlib.contextmanager

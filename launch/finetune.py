@@ -4,14 +4,12 @@ Any field of the config can be changed: --config.fit.epochs=3. The same command 
 with a run that was stopped.
 """
 
-import sys
-from logging import getLogger
-
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from fusion_jax import runtime
 from fusion_jax.cli.failures import explained
+from fusion_jax.cli.scripts import start
 from fusion_jax.cli.tables import finetune_table
 from fusion_jax.systems import finetune
 
@@ -35,7 +33,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file at INFO
-    getLogger("fusion_jax").setLevel("INFO")
-    sys.exit(app.run(main))
+    start(main)

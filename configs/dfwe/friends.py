@@ -1,13 +1,13 @@
 """DFWE on the seven FETA-Friends tasks, few-shot, each target with the six others.
 
 Command: python launch/dfwe.py --config=configs/dfwe/friends.py:data=DIR --workdir=WORK
-DIR: what scripts/prepare_feta_friends.py wrote, or unsplit task folders friends_* beside
-feta_friends_splits.json.
+DIR: what scripts/prepare_feta_friends.py wrote, or unsplit task folders friends_*
+beside feta_friends_splits.json.
 Options: data=DIR, target=A+B (default all seven), full (all scenes instead of a tenth),
 max_test_rows=N (0 = all), max_length=N, smoke.
 
-Rules of the challenge: few-shot train and dev of this data alone, sources included; test
-scenes are seen once, at the end. Time and results: docs/results.md.
+Rules of the challenge: few-shot train and dev of this data alone, sources included;
+test scenes are seen once, at the end. Time and results: docs/results.md.
 """
 
 from fusion_jax.config import parse_options

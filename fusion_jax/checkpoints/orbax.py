@@ -6,6 +6,7 @@ call every function here together.
 """
 
 import errno
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,14 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1
 
 from fusion_jax.atomic import WriteFailed
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # Orbax logs each error of its threads with a traceback, and then raises it too.
+    return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
+
+
+logging.getLogger("absl").addFilter(_is_news)
 
 _FULL = ("no space left", "disk quota", "file too large", "enospc", "edquot")
 

@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+from fusion_jax.atomic import WriteFailed
+
 EXPECTED = (ValueError, OSError, FloatingPointError)
 """What the library raises for input that does not fit; each message says what to do."""
 
@@ -14,6 +16,12 @@ FAILED, WRONG_USAGE = 1, 2
 
 class WrongUsage(ValueError):
     """What was typed cannot be understood: an option, a field, a config's name."""
+
+
+def show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """For `warnings.showwarning`: one line, without the place in our code."""
+    del category, filename, lineno, line
+    print(f"warning: {message}", file=file or sys.stderr)
 
 
 @contextlib.contextmanager
@@ -32,6 +40,8 @@ def explained() -> Iterator[None]:
     except EXPECTED as error:
         if os.environ.get("FUSION_JAX_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        # The number in front of an OSError's own words tells a reader nothing.
+        ours = isinstance(error, WriteFailed)
+        print(f"error: {error.strerror if ours else error}", file=sys.stderr)
         code = WRONG_USAGE if isinstance(error, WrongUsage) else FAILED
         raise SystemExit(code) from error

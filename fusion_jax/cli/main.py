@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
-from fusion_jax.cli.failures import explained
+from fusion_jax.cli.failures import explained, show_warning
 from fusion_jax.version import __version__
 
 COMMANDS: dict[str, str] = {
@@ -92,16 +92,12 @@ def _output(quiet: bool) -> Iterator[None]:
     logger.propagate = False
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = show_warning
             yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
-
-
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    print(f"warning: {message}", file=file or sys.stderr)
 
 
 if __name__ == "__main__":

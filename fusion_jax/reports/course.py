@@ -52,9 +52,10 @@ def search(results: Results, history: History) -> str:
         parts.append(
             elements.figure(
                 plots.coefficient_paths(means, names),
-                f"Coefficients of the distribution's mean over {len(means)} generations, "
-                f"at the end: {ends}.",
-                "The distribution's mean, generation by generation: one line an expert.",
+                f"Coefficients of the distribution's mean over {len(means)} "
+                f"generations, at the end: {ends}.",
+                "The distribution's mean, generation by generation: one line an "
+                "expert.",
             )
         )
     drawn = f'<div class="pair">{"".join(parts)}</div>' if parts else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fusion_jax import atomic
@@ -166,11 +167,11 @@ def _record(
 
 def _save(path: Path, generation: int, state: Any, result: SearchResult) -> None:
     buffer = io.BytesIO()
-    leaves = {
-        f"leaf_{i}": np.asarray(_plain(x)) for i, x in enumerate(jax.tree.leaves(state))
-    }
     record = json.dumps({"generation": generation, "evaluations": result.evaluations})
-    np.savez(buffer, means=np.stack(result.means), record=np.array(record), **leaves)
+    arrays: dict[str, Any] = {"means": np.stack(result.means), "record": record}
+    for i, leaf in enumerate(jax.tree.leaves(state)):
+        arrays[f"leaf_{i}"] = np.asarray(_plain(leaf))
+    np.savez(buffer, **arrays)
     atomic.write_bytes(path, buffer.getvalue())
 
 
@@ -200,12 +201,16 @@ def _load(path: Path, template: Any) -> tuple[int, Any, SearchResult]:
 
 
 def _plain(leaf: Any) -> Any:
-    if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
-        return jax.random.key_data(leaf)
-    return leaf
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
 def _like(value: np.ndarray, leaf: Any) -> Any:
-    if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(value)
-    return jax.numpy.asarray(value, getattr(leaf, "dtype", None))
+    if _is_key(leaf):
+        return jax.random.wrap_key_data(jnp.asarray(value))
+    return jnp.asarray(value, getattr(leaf, "dtype", None))
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(
+        leaf.dtype, jax.dtypes.prng_key
+    )

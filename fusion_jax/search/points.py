@@ -73,7 +73,8 @@ def make_points(
         )
     stacked = trees.stack([rest for _, rest in split], names)
     trees.match_rules(groups, trees.flatten(stacked), what="groups")
-    return Points(names, stacked, split[0][0], tuple(tuple(g) for g in groups))
+    rules = tuple((pattern, group) for pattern, group in groups)
+    return Points(names, stacked, split[0][0], rules)
 
 
 def check_finite(models: Mapping[str, Params]) -> None:

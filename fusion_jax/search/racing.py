@@ -71,8 +71,11 @@ def race(
         if number == len(heats) - 1:
             break
         difference = table - table[np.argmin(mean)]
-        error = difference.std(axis=1, ddof=1) / np.sqrt(table.shape[1])
-        keep = difference.mean(axis=1) <= margin * error
+        error = _standard_error(difference)
+        # A comparison with NaN (a heat of one row has no error) is false: who is not
+        # clearly behind stays.
+        with np.errstate(invalid="ignore"):
+            keep = ~(difference.mean(axis=1) > margin * error)
         alive = alive[keep]
         seen = [{name: x[keep] for name, x in part.items()} for part in seen]
     result = np.full(count, np.inf)
@@ -86,6 +89,13 @@ def race(
         place = np.nextafter(place, np.inf)
         result[p] = place
     return Race(result, finished, rows)
+
+
+def _standard_error(values: np.ndarray) -> np.ndarray:
+    """[P'] of the mean over the rows; NaN where a single row tells nothing of it."""
+    if values.shape[1] < 2:
+        return np.full(len(values), np.nan)
+    return values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])
 
 
 def _losses(parts: Sequence[Readouts]) -> np.ndarray:

@@ -28,7 +28,9 @@ from fusion_jax.search.points import Points, make_points
 from fusion_jax.systems import experts as stages
 from fusion_jax.systems.candidates import Scorer, make_scorer
 from fusion_jax.systems.comparators import comparator_weights
+from fusion_jax.systems.given import given_experts
 from fusion_jax.systems.interpolation import (
+    base_is_a_point,
     choose_answer,
     expert_names,
     experts_alone,
@@ -166,10 +168,15 @@ def run_target(setting: Setting, target: str, folder: Path) -> Result:
 
 
 def _read(config: Config, seed: int) -> dict[str, Task]:
-    """The tasks named, or all of them where the sources are not named."""
-    targets, sources = tuple(config.targets), tuple(config.sources)
+    """The tasks named, or all of them where targets or sources are not named.
+
+    Experts that exist need no sources.
+    """
+    targets = tuple(config.targets)
+    sources = () if config.experts else tuple(config.sources)
     named = tuple(dict.fromkeys(targets + sources))
-    tasks = read_tasks(config.data, named if targets and sources else (), seed)
+    enough = targets and (sources or config.experts)
+    tasks = read_tasks(config.data, named if enough else (), seed)
     unknown = [name for name in named if name not in tasks]
     if unknown:
         raise ValueError(
@@ -198,13 +205,19 @@ def _problem(setting: Setting, name: str, shots: int) -> Problem:
 
 def _train(
     setting: Setting, problem: Problem
-) -> tuple[dict[str, Params], Params, Params | None]:
-    """Experts by name, theta_0 with the target's head, and the multi-task model."""
+) -> tuple[dict[str, Params], Params | None, Params | None]:
+    """Experts by name, theta_0 with the target's head, and the multi-task model.
+
+    No theta_0 where the experts exist and nothing asks for it: its head is trained.
+    """
     config, encoder, folder = setting.config, setting.encoder, setting.experts
     tune = _fit_config(config, config.target, setting.seed)
     if config.experts:
-        start = stages.target_start(problem, encoder, tune, folder)
-        return _given_experts(config, problem), start, None
+        models = given_experts(config.experts, config.encoder, problem)
+        start = None
+        if base_is_a_point(config):
+            start = stages.target_start(problem, encoder, tune, folder)
+        return models, start, None
     sources = {
         name: _problem(setting, name, config.source_shots)
         for name in tuple(config.sources) or tuple(setting.tasks)
@@ -234,23 +247,6 @@ def _train(
         folder,
     )
     return models, start, multitask
-
-
-def _given_experts(config: Config, problem: Problem) -> dict[str, Params]:
-    """Experts that exist: directories of models fine-tuned on the target."""
-    models = {}
-    for source in config.experts:
-        loaded = hf.load(source, kind=problem.kind)
-        if loaded.labels and loaded.labels != problem.task.labels:
-            raise ValueError(
-                f"experts: {source} has the labels {', '.join(loaded.labels)}, the "
-                f"task {problem.task.name} has {', '.join(problem.task.labels)}; take "
-                "experts of this task"
-            )
-        models[Path(source).name] = loaded.params
-    if len(models) != len(config.experts):
-        raise ValueError("experts: two directories have one name; rename one")
-    return models
 
 
 def _rivals(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fusion_jax import trees
@@ -26,21 +27,25 @@ BASE = "pretrained"
 """Name of the pretrained model with the target's head, where it is a point."""
 
 
+def base_is_a_point(config: Config) -> bool:
+    """Whether the config or its space wants the pretrained model among the points."""
+    return bool(config.search.with_base) or config.search.space in NEEDS_BASE
+
+
 def interpolated_points(
-    config: Config, models: Mapping[str, Params], start: Params
+    config: Config, models: Mapping[str, Params], start: Params | None
 ) -> Points:
     """The experts, and the pretrained model where the config or the space wants it.
 
     Args:
       config: of the system.
       models: expert name -> parameters.
-      start: theta_0 with the target's head.
+      start: theta_0 with the target's head; None where it is no point.
 
     Raises:
       TreeMismatch, ValueError: as `search.points.make_points`.
     """
-    needs_base = config.search.space in NEEDS_BASE
-    base = {BASE: start} if config.search.with_base or needs_base else {}
+    base = {BASE: start} if start is not None and base_is_a_point(config) else {}
     groups = tuple((pattern, int(row)) for pattern, row in config.search.groups)
     frozen = () if config.experts else tuple(config.target.frozen)
     return make_points({**base, **models}, shared=frozen, groups=groups or ((".*", 0),))
@@ -71,7 +76,7 @@ def on_points(points: Points, row: np.ndarray) -> np.ndarray:
 def merged_model(points: Points, coefficients: np.ndarray) -> Params:
     """The whole tree of one candidate, [G, K]."""
     merged = weighted_average(
-        points.stack, np.asarray(coefficients), groups=points.groups
+        points.stack, jnp.asarray(coefficients), groups=points.groups
     )
     return trees.combine(points.shared, merged)
 

@@ -27,7 +27,11 @@ def _folders(options: Mapping[str, Any], names: tuple[str, ...], seed: int):
             f"data.path: {root} is no folder; name the folder that "
             "holds the task folders"
         )
-    names = names or tuple(sorted(p.name for p in root.iterdir() if p.is_dir()))
+    names = names or tuple(
+        sorted(
+            p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")
+        )
+    )
     return {
         name: load_task(
             root / name, seed=seed, use_partial=options.get("use_partial", False)

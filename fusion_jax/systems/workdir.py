@@ -25,7 +25,7 @@ def open_workdir(
     """Makes or continues a run's folder.
 
     Args:
-      path: the folder.
+      path: the folder. One with nothing but a config.json holds no run yet.
       config: plain values; written to config.json.
       overwrite: start anew: results of the old config are removed, while what is
         named by its content (trained experts) is kept and found again.
@@ -34,21 +34,34 @@ def open_workdir(
       The folder.
 
     Raises:
-      ConfigChanged: the folder's config differs; every difference is listed.
+      ConfigChanged: the folder's config differs (every difference is listed), or it
+        has results and no config.
     """
     folder = Path(path)
     file = folder / "config.json"
-    if file.is_file() and not overwrite:
+    # Of this run alone: the folder may lie above the folders of others.
+    results = [
+        *folder.glob("results.json"),
+        *folder.glob("*/seed_*/results.json"),
+    ]
+    advice = "Choose another --workdir, or start anew with --overwrite."
+    if not overwrite and file.is_file():
         old = json.loads(file.read_text())
         differences = _differences(old, json.loads(json.dumps(config)))
-        if differences:
+        if not differences:
+            return folder
+        if any(entry != file for entry in folder.iterdir()):
             raise ConfigChanged(
                 f"{folder} holds a run of another config:\n  "
                 + "\n  ".join(differences)
-                + "\nChoose another --workdir, or start anew with --overwrite."
+                + f"\n{advice}"
             )
-        return folder
-    for old in folder.glob("**/results.json"):
+    elif not overwrite and results:
+        raise ConfigChanged(
+            f"{folder} holds results ({results[0].relative_to(folder)}) without the "
+            f"config that they are of. {advice}"
+        )
+    for old in results:
         old.unlink()
     atomic.write_json(file, config)
     return folder
@@ -71,19 +84,18 @@ def cached_params(file: Path, compute: Callable[[], Params]) -> tuple[Params, bo
       (parameters, whether they were there).
 
     Raises:
-      CheckpointError: the file is cut off or damaged.
-      ValueError: computed parameters are not finite; nothing is written.
+      CheckpointError: the file is cut off or damaged, or what was computed is not
+        finite; nothing is written then.
+      WriteFailed: the disk is full or the folder not writable.
     """
     if file.is_file():
         leaves = {name: jnp.asarray(x) for name, x in read_file(file).items()}
         return trees.unflatten(leaves), True
     params = compute()
     check_finite(params, file.stem)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # write_file writes in place: the rename makes it whole or absent.
-    partial = file.with_suffix(".partial")
-    write_file(partial, {n: np.asarray(x) for n, x in trees.flatten(params).items()})
-    os.replace(partial, file)
+    with atomic.file(file) as staging:
+        leaves = trees.flatten(params)
+        write_file(staging, {name: np.asarray(x) for name, x in leaves.items()})
     return params, False
 
 

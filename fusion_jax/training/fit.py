@@ -264,7 +264,9 @@ def as_batches(trains: Sequence[Train], config: FitConfig) -> list[Batches]:
         )
         for train in encoded
     }
-    return [made.get(id(train), train) for train in trains]  # type: ignore[misc]
+    return [
+        made[id(train)] if isinstance(train, Encoded) else train for train in trains
+    ]
 
 
 def _joined(

@@ -30,13 +30,11 @@ class MetricsLog:
         """Appends lines; NaN and infinities become null."""
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         texts = [
             json.dumps({name: _plain(value) for name, value in line.items()}) + "\n"
             for line in lines
         ]
-        with self._path.open("a") as file:
-            file.write("".join(texts))
+        atomic.append_text(self._path, "".join(texts))
 
     def rewind(self, fit: str, experts: Collection[str], position: int) -> None:
         """Drops the lines of experts that lie after a position of their steps.
