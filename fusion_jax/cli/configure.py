@@ -3,6 +3,8 @@
 import difflib
 import importlib.util
 import json
+import re
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,35 @@ def read_config(text: str) -> ConfigDict:
         return module.get_config(options if colon else None)
     except ValueError as error:
         raise WrongUsage(f"{name}: {error}") from error
+    except AttributeError as error:
+        told = unknown_field(error, name)
+        if told is None:
+            raise
+        raise WrongUsage(told) from error
+
+
+def unknown_field(error: AttributeError, config: str) -> str | None:
+    """What to say of a field that a config has not; None for any other error.
+
+    Args:
+      error: of ml_collections, if it is one; it may list the whole config.
+      config: the config file, whose line is told where it is the one that asks.
+    """
+    if not error.args or not isinstance(error.args[0], KeyError):
+        return None
+    told = str(error.args[0].args[0])
+    name = re.search(r"""["'](\w+)["']""", told)
+    near = re.search(r'Did you mean "(\w+)"', told)
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == config
+    ]
+    return (
+        (f"{config}, line {lines[-1]}: " if lines else "")
+        + f"the config has no field '{name[1] if name else told}'"
+        + (f"; did you mean '{near[1]}'?" if near else "")
+    )
 
 
 def set_fields(config: ConfigDict, assignments: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from fusion_jax.atomic import WriteFailed
 
@@ -18,10 +18,20 @@ class WrongUsage(ValueError):
     """What was typed cannot be understood: an option, a field, a config's name."""
 
 
-def show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """For `warnings.showwarning`: one line, without the place in our code."""
-    del category, filename, lineno, line
-    print(f"warning: {message}", file=file or sys.stderr)
+def warning_teller() -> Callable[..., None]:
+    """For `warnings.showwarning`: one line without the place in our code, each once.
+
+    A task that is read for each of several seeds is warned of only the first time.
+    """
+    told = set()
+
+    def tell(message, category, filename, lineno, file=None, line=None) -> None:
+        del category, filename, lineno, line
+        if str(message) not in told:
+            told.add(str(message))
+            print(f"warning: {message}", file=file or sys.stderr)
+
+    return tell
 
 
 @contextlib.contextmanager

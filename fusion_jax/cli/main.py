@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
-from fusion_jax.cli.failures import explained, show_warning
+from fusion_jax.cli.failures import explained, warning_teller
 from fusion_jax.version import __version__
 
 COMMANDS: dict[str, str] = {
@@ -92,7 +92,7 @@ def _output(quiet: bool) -> Iterator[None]:
     logger.propagate = False
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = show_warning
+            warnings.showwarning = warning_teller()
             yield
     finally:
         logger.removeHandler(handler)

@@ -2,16 +2,16 @@
 
 import logging
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
 
-from fusion_jax.cli.failures import WRONG_USAGE, show_warning
+from fusion_jax.cli.configure import unknown_field
+from fusion_jax.cli.failures import WRONG_USAGE, warning_teller
 
 
 def start(main: Callable[[list[str]], Any]) -> None:
@@ -19,7 +19,7 @@ def start(main: Callable[[list[str]], Any]) -> None:
     flags.mark_flag_as_required("config")
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells of files at INFO
     logging.getLogger("fusion_jax").setLevel("INFO")
-    warnings.showwarning = show_warning
+    warnings.showwarning = warning_teller()
     app.run(main, flags_parser=parse_flags)
 
 
@@ -41,19 +41,13 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
         parsing = "Error whilst parsing config file" in str(error)
         _wrong_usage(str(inner[-1] if parsing and inner else error))
     except AttributeError as error:
-        # ml_collections says so of a field that the config has not.
-        if not error.args or not isinstance(error.args[0], KeyError):
+        told = unknown_field(error, config)
+        if told is None:
             raise
-        told = str(error.args[0].args[0]).replace("\n", ". ")
-        lines = [
-            f" ({frame.filename}, line {frame.lineno})"
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename == config
-        ]
-        _wrong_usage(f"the config has no field {told}{lines[-1] if lines else ''}")
+        _wrong_usage(told)
 
 
-def _wrong_usage(message: str) -> Any:
+def _wrong_usage(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(WRONG_USAGE)
 

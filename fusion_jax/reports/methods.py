@@ -21,7 +21,9 @@ METHODS: dict[str, Method] = {
     "mean_expert": Method("mean expert", "the average score of all experts"),
     "best_expert": Method("best expert", "the expert that is best on dev"),
     "uniform_soup": Method("uniform soup", "all experts with equal weights"),
-    "greedy_soup": Method("greedy soup", "experts added while dev does not fall"),
+    "greedy_soup": Method(
+        "greedy soup", "experts added one by one where dev gets better"
+    ),
     "loss_softmax": Method("loss softmax", "weights by each expert's loss on dev"),
     "random_search": Method("random search", "as many random weights as DFWE tried"),
     "gradient_weights": Method("gradient weights", "weights learned by gradients"),

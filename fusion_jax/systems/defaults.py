@@ -19,7 +19,7 @@ COMPARATORS = (
 
 # The recipe of an expert, chosen by the study in docs/results.md.
 SOURCE = {"epochs": 4, "learning_rate": 2e-4}
-TARGET = {"epochs": 5, "learning_rate": 2e-4}
+TARGET = {"epochs": 5, "learning_rate": 2e-4, "head_epochs": 3}
 MULTITASK = {"epochs": 2, "learning_rate": 2e-4, "select": "last"}
 
 
@@ -78,7 +78,7 @@ def dfwe_config() -> ConfigDict:
     )
     config.comparators = COMPARATORS
     config.plane = 9
-    return config
+    return _locked(config)
 
 
 def finetune_config() -> ConfigDict:
@@ -105,6 +105,13 @@ def finetune_config() -> ConfigDict:
     config.tokens_per_batch = 2048
     config.dtype = "float32"
     config.fit = fit_config(**TARGET)
+    return _locked(config)
+
+
+def _locked(config: ConfigDict) -> ConfigDict:
+    """A mistyped field is refused; only a reader's options are its own."""
+    config.lock()
+    config.data.unlock()
     return config
 
 

@@ -1,12 +1,13 @@
 """DFWE's experts: trained on sources, fine-tuned on the target, each once."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from fusion_jax import trees
 from fusion_jax.checkpoints.huggingface import Checkpoint, hash_params
@@ -135,6 +136,9 @@ def finetune_experts(
 
     Returns:
       'direct' and one entry a source -> parameters.
+
+    Raises:
+      ValueError: a leaf that `config.frozen` names differs between the starts.
     """
     config = replace(config, head_epochs=0)
     starts = {DIRECT: start}
@@ -167,7 +171,7 @@ def finetune_experts(
     if missing:
         held = [trees.partition(starts[name], config.frozen) for name in missing]
         shared = held[0][0]
-        # What is frozen is the pretrained encoder's in every start.
+        _check_frozen(missing, [frozen for frozen, _ in held])
         stack = trees.stack([rest for _, rest in held], missing)
         batches = TrainBatches(
             problem.encoded["train"],
@@ -277,6 +281,27 @@ def finetune_multitask(
         lineage={"multitask": identity},
     )
     return tuned["multitask"]
+
+
+def _check_frozen(names: Sequence[str], frozen: Sequence[Params]) -> None:
+    """Raises unless what the target's stage freezes is the same in every start.
+
+    It is held once for all: what a source trained of it would be lost.
+    """
+    common = trees.flatten(frozen[0])
+    differing = [
+        f"{leaf} ({name})"
+        for name, tree in zip(names[1:], frozen[1:], strict=True)
+        for leaf, value in trees.flatten(tree).items()
+        if not np.array_equal(value, common[leaf])
+    ]
+    if differing:
+        more = f" and {len(differing) - 6} more" if len(differing) > 6 else ""
+        raise ValueError(
+            f"frozen on the target, but trained before: {', '.join(differing[:6])}"
+            f"{more}; give source.frozen and multitask.frozen at least the leaves of "
+            "target.frozen"
+        )
 
 
 def source_lineage(

@@ -11,7 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusion_jax import atomic, trees
-from fusion_jax.checkpoints.tensors import check_finite, read_file, write_file
+from fusion_jax.checkpoints.tensors import (
+    CheckpointError,
+    check_finite,
+    read_file,
+    write_file,
+)
 from fusion_jax.types import Params
 
 
@@ -89,7 +94,12 @@ def cached_params(file: Path, compute: Callable[[], Params]) -> tuple[Params, bo
       WriteFailed: the disk is full or the folder not writable.
     """
     if file.is_file():
-        leaves = {name: jnp.asarray(x) for name, x in read_file(file).items()}
+        try:
+            leaves = {name: jnp.asarray(x) for name, x in read_file(file).items()}
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error}, or remove it to have it made anew"
+            ) from error
         return trees.unflatten(leaves), True
     params = compute()
     check_finite(params, file.stem)

@@ -8,9 +8,13 @@ import pytest
 
 from fusion_jax import trees
 from fusion_jax.checkpoints import huggingface as hf
+from fusion_jax.data import load_task
+from fusion_jax.data.tokenise import load_tokenizer
 from fusion_jax.reports.methods import METHODS
 from fusion_jax.systems import dfwe
 from fusion_jax.systems.defaults import dfwe_config
+from fusion_jax.systems.given import given_experts
+from fusion_jax.systems.problem import make_problem
 from fusion_jax.systems.workdir import ConfigChanged
 from tests.small_models import LABELS, write_model, write_task
 
@@ -172,10 +176,14 @@ def test_experts_that_exist_are_merged_without_training(place):
         write_model(place / f"expert_{k}", kind="single_label", labels=LABELS, seed=k)
     config = make_config(place)
     config.experts = tuple(str(place / f"expert_{k}") for k in range(3))
+    # Only the target is read: what lies beside it may be no task.
+    write_task(place / "alone" / "film")
+    (place / "alone" / "notes").mkdir()
+    config.data.path = str(place / "alone")
     result = dfwe.run(config, place / "given")
     assert set(result.results["experts"]) == {"expert_0", "expert_1", "expert_2"}
     assert result.results["methods"]["direct_finetune"]["dev"] is None
-    assert not list((place / "given" / "experts").glob("*-from-*"))
+    assert not (place / "given" / "experts").exists()
 
 
 def test_experts_of_other_labels_or_structure_are_named(place):
@@ -184,6 +192,28 @@ def test_experts_of_other_labels_or_structure_are_named(place):
     config.experts = (str(place / "expert_0"), str(place / "odd"))
     with pytest.raises(ValueError, match=r"odd has the labels no, yes"):
         dfwe.run(config, place / "odd_run")
+
+
+def test_experts_that_are_all_called_model_are_named_by_their_runs(place):
+    for run in ("monday", "tuesday"):
+        write_model(place / run / "model", kind="single_label", labels=LABELS)
+    sources = [str(place / run / "model") for run in ("monday", "tuesday")]
+    encoder = hf.load(place / "encoder")
+    task = load_task(place / "tasks" / "film")
+    problem = make_problem(task, encoder, load_tokenizer(encoder.path), max_length=16)
+    assert list(given_experts(sources, "e", problem)) == [
+        "monday-model",
+        "tuesday-model",
+    ]
+    with pytest.raises(ValueError, match="have one name"):
+        given_experts([sources[0], sources[0]], "e", problem)
+
+
+def test_tables_that_sources_train_and_the_target_freezes_are_refused(place):
+    config = make_config(place)
+    config.source.frozen = ()
+    with pytest.raises(ValueError, match=r"word/embedding \(play\).*source\.frozen"):
+        dfwe.run(config, place / "thawed")
 
 
 @pytest.mark.parametrize(

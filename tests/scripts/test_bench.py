@@ -1,0 +1,130 @@
+"""The measurements run, on tiny sizes, and compare what is equal."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusion_jax.data.encoded import Encoded
+from tests.small_models import write_model
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCH = ROOT / "scripts" / "bench"
+WITH_TORCH = importlib.util.find_spec("torch") is not None
+
+
+def script(name):
+    """A script of the folder, as a module."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def measured(name, encoder, *arguments):
+    """What a script prints as JSON, run as a command on a tiny encoder."""
+    sizes = ["--encoder", encoder, "--max-length", "32", "--repeats", "1"]
+    torch = [] if WITH_TORCH else ["--no-torch"]
+    done = subprocess.run(
+        [sys.executable, BENCH / f"{name}.py", *sizes, *torch, *arguments],
+        # Installed or not, it is this checkout that is measured.
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    return write_model(tmp_path / "encoder")
+
+
+def rows_of_lengths(*lengths):
+    """Single-label rows of so many tokens."""
+    count = len(lengths)
+    return Encoded(
+        task_name="film",
+        kind="single_label",
+        num_labels=2,
+        pad_token_id=0,
+        labels=("bad", "good"),
+        unscored=(),
+        decision="",
+        columns={"input_ids": [np.full(n, 7, np.int32) for n in lengths]},
+        targets={"label": np.zeros(count, np.int32)},
+        lengths=np.array(lengths, np.int32),
+        items=np.arange(count),
+        references=[0] * count,
+    )
+
+
+def test_plain_batches_hold_each_row_once_at_the_width_of_the_longest():
+    lengths = (3, 9, 4, 12, 5, 6, 7)
+    batches = script("finetune").PlainBatches(rows_of_lengths(*lengths), 3)
+    assert batches.steps_per_epoch == 2
+    seen = [batches.batch(step) for step in range(2)]
+    rows = np.concatenate([batch["index"] for batch in seen])
+    assert len(set(rows.tolist())) == 6 and set(rows) <= set(range(7))
+    for batch in seen:
+        longest = max(lengths[row] for row in batch["index"])
+        assert batch["input_ids"].shape == (3, longest)
+        assert batch["mask"].all()
+    np.testing.assert_array_equal(batches.batch(2)["index"], seen[0]["index"])
+
+
+def test_a_side_is_timed_without_its_first_run_and_counts_real_tokens():
+    module = script("finetune")
+    plain = module.PlainBatches(rows_of_lengths(2, 8, 4, 4), 2)
+    calls = []
+    side = module.Side(plain, lambda: calls.append(1) or 0.5)
+    options = module.argparse.Namespace(repeats=3, steps=2)
+    found = module.measure(options, {"one": side})["one"]
+    assert len(calls) == 4 and len(found["seconds"]) == 3
+    assert found["tokens"] == 18
+    widths = [plain.batch(step)["input_ids"].shape[1] for step in range(2)]
+    assert found["padded_tokens"] == 2 * sum(widths)
+    assert found["mean_loss"] == 0.5
+
+
+def test_fewer_rows_than_a_batch_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["finetune.py", "--rows", "8"])
+    with pytest.raises(SystemExit, match="2"):
+        script("finetune").parse()
+    assert "--rows 8 fills no batch of 16" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_finetune_gives_speeds_and_ratios(encoder):
+    record = measured("finetune", encoder, "--steps", "3", "--rows", "48")
+    sides = record["sides"]
+    for side in sides.values():
+        assert side["tokens"] <= side["padded_tokens"]
+        assert side["tokens_per_second"] > 0
+    assert record["seconds_to_first_step"].keys() == {"empty_cache", "filled_cache"}
+    if not WITH_TORCH:
+        return
+    assert len(record["ratios"]) == 4
+    # Like for like means: the same steps from the same weights on the same rows.
+    for name in ("torch", "torch_fused"):
+        assert sides[name]["tokens"] == sides["like_for_like"]["tokens"]
+        assert sides[name]["mean_loss"] == pytest.approx(
+            sides["like_for_like"]["mean_loss"], abs=1e-5
+        )
+
+
+@pytest.mark.slow
+def test_population_gives_candidates_a_second_and_ratios(encoder):
+    record = measured(
+        *("population", encoder, "--rows", "24", "--experts", "3"),
+        *("--candidates", "4", "--torch-candidates", "2"),
+    )
+    assert record["like_for_like"]["per_second"] > 0
+    assert 0 < record["everything_on"]["raced_rows_share"] <= 1
+    assert len(record.get("ratios", ())) == (3 if WITH_TORCH else 0)
