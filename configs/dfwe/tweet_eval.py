@@ -1,7 +1,8 @@
 """DFWE on TweetEval from the Hugging Face hub: few shots of one task, six sources.
 
 Command: python launch/dfwe.py --config=configs/dfwe/tweet_eval.py --workdir=DIR
-Options: target=NAME, shots=N, source_shots=N, data=ID or folder of save_to_disk copies.
+Options: target=NAME, shots=N, source_shots=N, data=ID or folder of save_to_disk copies,
+smoke.
 Needs the network once, for the data; it was not run against the hub.
 """
 

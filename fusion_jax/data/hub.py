@@ -86,6 +86,9 @@ def _load(
     import datasets
 
     folder = Path(id_or_path)
+    # A folder may hold a copy of each subset under the subset's name.
+    if subset and (folder / subset).is_dir():
+        folder = folder / subset
     try:
         if (folder / "dataset_dict.json").is_file():
             return datasets.load_from_disk(str(folder))  # pyright: ignore

@@ -38,7 +38,10 @@ def comparator_weights(
     count = len(experts)
     quality = np.array([score.mean for score in vertices.values()])
     one_hot = soups.one_hot(count)
-    sources = [k for k, name in enumerate(experts) if name != DIRECT]
+    # Only where the direct model is among the experts are the others known to be one
+    # source each; experts that were given have a history of their own.
+    trained = DIRECT in experts
+    sources = [k for k, name in enumerate(experts) if trained and name != DIRECT]
     best_source = max(sources, key=lambda k: quality[k], default=None)
     found: dict[str, np.ndarray | None] = {
         "uniform_soup": soups.uniform(count),

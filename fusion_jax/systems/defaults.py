@@ -108,7 +108,7 @@ def finetune_config() -> ConfigDict:
     return _locked(config)
 
 
-def _locked(config: ConfigDict) -> ConfigDict:
+def _locked(config: Config) -> ConfigDict:
     """A mistyped field is refused; only a reader's options are its own."""
     config.lock()
     config.data.unlock()

@@ -142,7 +142,9 @@ def _averaged(name: str, experts: Sequence[str]) -> list[str] | None:
     if name == "mean_expert":
         return list(experts)
     if name == "pretrain_finetune_mean":
-        return [expert for expert in experts if expert != DIRECT]
+        # Given experts have a history of their own: no mean of sources then.
+        trained = DIRECT in experts
+        return [expert for expert in experts if trained and expert != DIRECT]
     return None
 
 

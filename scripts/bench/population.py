@@ -236,15 +236,17 @@ def torch_loop(options: argparse.Namespace, setting: dict, *, padded: bool) -> d
     for start in range(0, len(encoded), 32):
         rows = range(start, min(start + 32, len(encoded)))
         width = options.max_length if padded else int(encoded.lengths[list(rows)].max())
-        ids = np.zeros((len(rows), width), np.int64)
-        mask = np.zeros((len(rows), width), np.int64)
+        shape = (len(rows), width)
+        ids, mask, types = (np.zeros(shape, np.int64) for _ in range(3))
         for place, row in enumerate(rows):
             tokens = encoded.columns["input_ids"][row]
             ids[place, : len(tokens)], mask[place, : len(tokens)] = tokens, 1
+            types[place, : len(tokens)] = encoded.columns["token_type_ids"][row]
         batches.append(
             {
                 "input_ids": torch.tensor(ids, device=device),
                 "attention_mask": torch.tensor(mask, device=device),
+                "token_type_ids": torch.tensor(types, device=device),
             }
         )
 
