@@ -11,6 +11,7 @@ import numpy as np
 from fusion_jax import trees
 from fusion_jax.checkpoints.huggingface import hash_params
 from fusion_jax.config import Config
+from fusion_jax.data.task import hash_task
 from fusion_jax.evaluation.scoring import Scores
 from fusion_jax.merging import weighted_average
 from fusion_jax.search import soups
@@ -103,6 +104,9 @@ def find_weights(config: Config, dev: Scorer, seed: int, folder: Path) -> Search
         search=options.to_dict(),
         points=points.names,
         experts=hash_params(points.stack),
+        task=hash_task(dev.problem.task),
+        metrics=dev.problem.metrics,
+        max_length=dev.problem.max_length,
         seed=seed,
     )
     return search(
