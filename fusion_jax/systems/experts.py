@@ -55,24 +55,7 @@ def train_sources(
         start = starting_params(
             problem, encoder.params, encoder.params, head_key(name, config.seed)
         )
-        identity = _identity(problem, encoder, config)
-
-        def train(name=name, problem=problem, start=start, identity=identity):
-            return fit(
-                problem.model,
-                start,
-                problem.encoded["train"],
-                problem.encoded["dev"],
-                config,
-                kind=problem.kind,
-                metrics=problem.metrics,
-                workdir=folder / "fits" / f"{name}-{identity}",
-                name=name,
-            ).params
-
-        experts[name], _ = cached_params(
-            folder / f"{name}-{identity}.safetensors", train
-        )
+        experts[name] = _fitted_once(name, problem, encoder, start, config, folder)
     return experts
 
 
@@ -94,8 +77,20 @@ def target_start(
     if not config.head_epochs:
         return start
     probe = replace(config, epochs=0)
-    identity = _identity(problem, encoder, probe)
     name = f"{problem.task.name}-head"
+    return _fitted_once(name, problem, encoder, start, probe, folder)
+
+
+def _fitted_once(
+    name: str,
+    problem: Problem,
+    encoder: Checkpoint,
+    start: Params,
+    config: FitConfig,
+    folder: Path,
+) -> Params:
+    """Fits a problem from `start`, or finds the result of such a fit by its content."""
+    identity = _identity(problem, encoder, config)
 
     def train() -> Params:
         return fit(
@@ -103,7 +98,7 @@ def target_start(
             start,
             problem.encoded["train"],
             problem.encoded["dev"],
-            probe,
+            config,
             kind=problem.kind,
             metrics=problem.metrics,
             workdir=folder / "fits" / f"{name}-{identity}",
