@@ -12,6 +12,10 @@ VENV="$ROOT/.venv"
 MARKER="$VENV/.made_by_fusion_jax"
 NEEDED_MIB=3000
 
+# Large pages for large arrays: a third more training steps a second on Linux CPUs, where
+# every step allocates its activations anew. Has to be set before a process starts.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+
 # At run time nothing is fetched: what the scripts need, pip has brought.
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 

@@ -44,8 +44,11 @@ def get_config(argument=None):
     config.targets = options["target"] or TASKS
     config.sources = TASKS
     config.max_length = options["max_length"]
+    # A question's context is a scene.
+    config.task_lengths = (("friends_qa", max(192, options["max_length"])),)
     config.max_test_rows = options["max_test_rows"]
     if options["smoke"]:
+        config.task_lengths = ()
         config.targets = config.targets[:1]
         config.sources = TASKS[1:3]
         shrink(config)

@@ -22,8 +22,8 @@ def get_config(argument=None):
     config.source.epochs = 3
     config.target.update({"epochs": 4, "head_epochs": 2})
     config.multitask.epochs = 1
-    config.max_length = 64
-    config.search.budget = 64
+    config.max_length = 48
+    config.search.budget = 48
     config.plane = 7
     if options["smoke"]:
         config.sources = ("intent", "topic")

@@ -66,11 +66,23 @@ def eval_batches(
         elif following is None:
             rest = 0
         whole, pending = pending[: len(pending) - rest], pending[len(pending) - rest :]
+        size = _even_size(len(whole), size)
         batches += [
             make_batch(encoded, whole[i : i + size], size, bucket, num_labels)
             for i in range(0, len(whole), size)
         ]
     return batches
+
+
+def _even_size(rows: int, size: int) -> int:
+    """Rows of a batch: `size`, or fewer where whole batches of it were padding.
+
+    Few shapes are worth a tenth of padding, not more.
+    """
+    count = -(-rows // size)
+    if count * size - rows <= rows / 10:
+        return size
+    return min(size, -(-(-(-rows // count)) // 8) * 8)
 
 
 class TrainBatches:

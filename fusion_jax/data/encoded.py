@@ -1,5 +1,7 @@
 """A split as token ids, with what turns a model's outputs back into answers."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -72,3 +74,42 @@ class Encoded:
             token_words=[self.token_words[i] for i in rows] if self.token_words else (),
             offsets=[self.offsets[i] for i in rows] if self.offsets else (),
         )
+
+
+def hash_encoded(encoded: Encoded) -> str:
+    """Sha256 of all that training and scoring see of a split, in hexadecimal.
+
+    Token ids are part of it: another tokenizer or another length is another split.
+    """
+    head = {
+        "kind": encoded.kind,
+        "labels": encoded.labels,
+        "num_labels": encoded.num_labels,
+        "unscored": encoded.unscored,
+        "decision": encoded.decision,
+        "pad_token_id": encoded.pad_token_id,
+        "references": encoded.references,
+        "texts": encoded.texts,
+    }
+    digest = hashlib.sha256(json.dumps(head, default=_plain).encode())
+    digest.update(np.asarray(encoded.items, np.int64).tobytes())
+    ragged = {
+        **encoded.columns,
+        "token_words": encoded.token_words,
+        "offsets": encoded.offsets,
+    }
+    for name in sorted(ragged):
+        digest.update(f"\n{name}\n".encode())
+        for row in ragged[name]:
+            digest.update(np.int64(len(row)).tobytes())
+            digest.update(np.ascontiguousarray(row, np.int64).tobytes())
+    for name in sorted(encoded.targets):
+        values = np.ascontiguousarray(encoded.targets[name])
+        digest.update(f"\n{name} {values.dtype} {values.shape}\n".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and numpy numbers as JSON knows them."""
+    return np.asarray(value).tolist()

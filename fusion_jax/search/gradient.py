@@ -1,5 +1,6 @@
 """Weights learned by gradient: jax.grad through the merge."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,10 @@ from fusion_jax import trees
 from fusion_jax.evaluation.losses import loss_of, row_weight
 from fusion_jax.search.points import Points
 from fusion_jax.search.population import merge_candidates
-from fusion_jax.types import Batch, Model
+from fusion_jax.types import Batch, Model, Params
+
+EVALUATIONS_OF_A_STEP = 4
+"""Cost of one step in evaluations of a candidate, measured on a CPU (3 to 5)."""
 
 
 class GradientWeights(NamedTuple):
@@ -45,7 +49,7 @@ def gradient_weights(
       kind: of the task, for its loss.
       points: K points; one weight each for the whole tree.
       batches: of the dev split, 'mask' [B] marks real rows.
-      steps: passes over dev, each about three evaluations of a candidate.
+      steps: passes over dev, each at the cost of `EVALUATIONS_OF_A_STEP`.
       learning_rate: of Adam.
 
     Returns:
@@ -57,13 +61,27 @@ def gradient_weights(
     groups = tuple((pattern, 0) for pattern, _ in points.groups)
 
     @jax.jit
-    def total(logits, stack, shared, batch):
+    def merge(logits, stack):
         weights = jax.nn.softmax(logits)[None, None]
-        merged = jax.tree.map(lambda x: x[0], merge_candidates(stack, weights, groups))
+        return jax.tree.map(lambda x: x[0], merge_candidates(stack, weights, groups))
+
+    @jax.jit
+    @jax.value_and_grad
+    def of_merged(merged, shared, batch):
         outputs = model.apply(trees.combine(merged, shared), batch)
         return jnp.sum(loss(outputs, batch) * row_weight(kind, batch))
 
-    value_and_gradient = jax.jit(jax.value_and_grad(total))
+    @jax.jit
+    def of_logits(logits, stack, gradient):
+        # The merge is linear: one product with each point, whatever the batches.
+        by_leaf = jax.tree.map(
+            lambda points, g: points.reshape(len(points), -1) @ g.reshape(-1),
+            stack,
+            gradient,
+        )
+        by_weight = sum(jax.tree.leaves(by_leaf))
+        return jax.vjp(jax.nn.softmax, logits)[1](by_weight)[0]
+
     optimizer = optax.adam(learning_rate)
     logits = jnp.zeros(len(points.names))
     state = optimizer.init(logits)
@@ -71,15 +89,21 @@ def gradient_weights(
     count = float(sum(jnp.sum(row_weight(kind, batch)) for batch in batches))
     best, losses = (np.inf, logits), []
     for _ in range(steps):
-        parts = [
-            value_and_gradient(logits, points.stack, points.shared, batch)
-            for batch in batches
-        ]
-        value = float(sum(v for v, _ in parts)) / count
+        merged = merge(logits, points.stack)
+        value, gradient = 0.0, None
+        for batch in batches:
+            part, more = of_merged(merged, points.shared, batch)
+            value += float(part) / count
+            gradient = more if gradient is None else _add(gradient, more)
         losses.append(value)
         if value < best[0]:
             best = (value, logits)
-        gradient = sum(g for _, g in parts) / count
-        updates, state = optimizer.update(gradient, state)
+        mean = of_logits(logits, points.stack, gradient) / count
+        updates, state = optimizer.update(mean, state)
         logits = jnp.asarray(optax.apply_updates(logits, updates))
     return GradientWeights(np.asarray(jax.nn.softmax(best[1])), losses)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _add(total: Params, more: Params) -> Params:
+    return jax.tree.map(jnp.add, total, more)

@@ -1,7 +1,7 @@
 """Scoring candidates of one problem: on dev for the search, once on test at the end."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
@@ -15,6 +15,9 @@ from fusion_jax.search.population import Population, make_population
 from fusion_jax.search.racing import race, split_rows
 from fusion_jax.systems.problem import Problem
 
+REMEMBERED_BYTES = 2**28
+"""Readouts kept so that a candidate that is asked for again costs nothing."""
+
 
 @dataclass
 class Scorer:
@@ -26,7 +29,7 @@ class Scorer:
       points: what is interpolated.
       population: the compiled evaluation.
       tokens_per_batch: as the config says.
-      evaluated: candidates so far.
+      evaluated: candidates so far, one that was asked for again counted once.
     """
 
     problem: Problem
@@ -35,25 +38,37 @@ class Scorer:
     population: Population
     tokens_per_batch: int
     evaluated: int = 0
+    _seen: dict[bytes, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def readouts(self, coefficients: np.ndarray) -> dict[str, np.ndarray]:
-        """Readouts of P candidates, [P, N, ...]."""
-        self.evaluated += len(coefficients)
-        return self.population(coefficients)
+        """Readouts of P candidates, [P, N, ...]; those seen before are remembered.
+
+        Args:
+          coefficients: [P, K], or [P, G, K] with groups.
+        """
+        keys = [row.tobytes() for row in self._per_group(coefficients)]
+        new = {
+            key: p for p, key in reversed([*enumerate(keys)]) if key not in self._seen
+        }
+        fresh: dict[bytes, dict[str, np.ndarray]] = {}
+        if new:
+            found = self.population(coefficients[sorted(new.values())])
+            for row, key in enumerate(sorted(new, key=new.__getitem__)):
+                fresh[key] = {name: x[row] for name, x in found.items()}
+            self.evaluated += len(new)
+        known = {**self._seen, **fresh}
+        each = [known[key] for key in keys]
+        if sum(x.nbytes for x in each[0].values()) * len(known) <= REMEMBERED_BYTES:
+            self._seen = known
+        return {name: np.stack([one[name] for one in each]) for name in each[0]}
 
     def scores(self, candidates: Mapping[str, np.ndarray]) -> dict[str, Scores]:
         """Scores of named candidates, each [K] or [G, K]."""
         if not candidates:
             return {}
-        rows = np.stack(
-            [
-                np.broadcast_to(
-                    np.atleast_2d(c), (self.points.num_groups, len(self.points.names))
-                )
-                for c in candidates.values()
-            ]
+        readouts = self.readouts(
+            np.concatenate([self._per_group(c[None]) for c in candidates.values()])
         )
-        readouts = self.readouts(rows)
         return {
             name: self._score({key: x[p] for key, x in readouts.items()})
             for p, name in enumerate(candidates)
@@ -73,6 +88,14 @@ class Scorer:
         return OBJECTIVES["calibrated_loss"](
             readouts, self.problem.encoded[self.split], self.problem.metrics
         )
+
+    def _per_group(self, coefficients: np.ndarray) -> np.ndarray:
+        """[P, K] or [P, G, K] as [P, G, K] float32."""
+        rows = np.asarray(coefficients, np.float32)
+        if rows.ndim == 2:
+            rows = rows[:, None]
+        shape = (len(rows), self.points.num_groups, len(self.points.names))
+        return np.broadcast_to(rows, shape)
 
     def _score(self, readout: Mapping[str, np.ndarray]) -> Scores:
         return score(readout, self.problem.encoded[self.split], self.problem.metrics)

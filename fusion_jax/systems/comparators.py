@@ -7,7 +7,7 @@ import numpy as np
 from fusion_jax.evaluation.objectives import OBJECTIVES
 from fusion_jax.evaluation.scoring import Scores
 from fusion_jax.search import soups
-from fusion_jax.search.gradient import gradient_weights
+from fusion_jax.search.gradient import EVALUATIONS_OF_A_STEP, gradient_weights
 from fusion_jax.systems.candidates import Scorer
 from fusion_jax.systems.experts import DIRECT
 
@@ -26,7 +26,8 @@ def comparator_weights(
     Args:
       scorer: of the dev split.
       vertices: expert name -> its dev scores, in the order of the points.
-      budget: evaluations of the random search, as many as DFWE's.
+      budget: evaluations of the random search and cost of the gradient's steps, as
+        many as DFWE's.
       objective: of the random search.
       names: of `systems.defaults.COMPARATORS`; others are None, not run.
       seed: of the random search.
@@ -82,5 +83,6 @@ def comparator_weights(
             scorer.problem.kind,
             scorer.points,
             scorer.problem.batches(scorer.split, scorer.tokens_per_batch),
+            steps=max(budget // EVALUATIONS_OF_A_STEP, 1),
         ).coefficients
     return found

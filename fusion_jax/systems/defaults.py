@@ -37,7 +37,10 @@ def dfwe_config() -> ConfigDict:
     experts: directories of fine-tuned models; skips all training.
     seeds, seed: runs with seeds seed .. seed + seeds - 1.
     shots, source_shots: training rows in all, 0 = all.
-    max_length: tokens of an input. max_test_rows: seeded subset of test, 0 = all.
+    max_length: tokens of an input; task_lengths: ((task, tokens), ...) for tasks that
+      need another: long contexts are read in windows, many short ones cost more than a
+      few long ones.
+    max_test_rows: seeded subset of test, 0 = all.
     dtype: of the computation. source, target, multitask: `FitConfig` of each stage.
     search: strategy (evosax name), space, budget, population (0 = default), objective
       (of `evaluation.OBJECTIVES`), groups ((regex, row), ...), with_base (the
@@ -56,6 +59,7 @@ def dfwe_config() -> ConfigDict:
     config.shots = 0
     config.source_shots = 0
     config.max_length = 128
+    config.task_lengths = ()
     config.max_test_rows = 0
     config.tokens_per_batch = 2048
     config.dtype = "float32"

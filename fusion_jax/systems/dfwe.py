@@ -30,6 +30,7 @@ from fusion_jax.systems.candidates import Scorer, make_scorer
 from fusion_jax.systems.comparators import comparator_weights
 from fusion_jax.systems.given import given_experts
 from fusion_jax.systems.interpolation import (
+    RESERVED_NAMES,
     base_is_a_point,
     choose_answer,
     expert_names,
@@ -86,6 +87,8 @@ def run(
       ValueError, FileNotFoundError, TaskError: options, files and rows that do not
         fit, each named.
     """
+    if config.seeds < 1:
+        raise ValueError(f"seeds: {config.seeds} asked for; at least one run is needed")
     plain = json.loads(config.to_json())
     folder = open_workdir(workdir, plain, overwrite=overwrite)
     encoder = hf.load(config.encoder)
@@ -183,6 +186,18 @@ def _read(config: Config, seed: int) -> dict[str, Task]:
             f"tasks {', '.join(unknown)} are not among those read: "
             f"{', '.join(tasks)}; correct targets or sources"
         )
+    taken = [name for name in sources or tasks if name in RESERVED_NAMES]
+    if taken:
+        raise ValueError(
+            f"tasks {', '.join(taken)}: these names stand for other models in the "
+            f"results (as do {', '.join(sorted(RESERVED_NAMES))}); rename the tasks"
+        )
+    astray = [name for name, _ in config.task_lengths if name not in tasks]
+    if astray and not named:
+        raise ValueError(
+            f"task_lengths: {', '.join(astray)} are not among the tasks: "
+            f"{', '.join(tasks)}; correct the names"
+        )
     return tasks
 
 
@@ -198,7 +213,7 @@ def _problem(setting: Setting, name: str, shots: int) -> Problem:
         task,
         setting.encoder,
         setting.tokenizer,
-        max_length=config.max_length,
+        max_length=dict(config.task_lengths).get(name, config.max_length),
         dtype=config.dtype,
     )
 

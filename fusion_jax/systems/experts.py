@@ -4,7 +4,6 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,8 +11,8 @@ import numpy as np
 from fusion_jax import trees
 from fusion_jax.checkpoints.huggingface import Checkpoint, hash_params
 from fusion_jax.data.batches import TrainBatches, bucket_lengths
-from fusion_jax.data.task import hash_task
 from fusion_jax.models import build_model
+from fusion_jax.systems.identity import fit_identity
 from fusion_jax.systems.problem import Problem, same_head, starting_params
 from fusion_jax.systems.workdir import cached_params, content_hash
 from fusion_jax.training.config import FitConfig
@@ -23,6 +22,9 @@ from fusion_jax.types import Key, Params
 
 DIRECT = "direct"
 """Name of the expert that saw no source: the direct fine-tune."""
+
+MULTITASK = "multitask"
+"""Name of the model that was trained on all tasks at once."""
 
 
 def head_key(name: str, seed: int) -> Key:
@@ -90,7 +92,7 @@ def _fitted_once(
     folder: Path,
 ) -> Params:
     """Fits a problem from `start`, or finds the result of such a fit by its content."""
-    identity = _identity(problem, encoder, config)
+    identity = fit_identity(problem, encoder, config)
 
     def train() -> Params:
         return fit(
@@ -150,7 +152,7 @@ def finetune_experts(
         name: folder
         / (
             f"{problem.task.name}-from-{name}-"
-            + _identity(
+            + fit_identity(
                 problem,
                 encoder,
                 config,
@@ -227,7 +229,7 @@ def finetune_multitask(
         for name, problem in problems.items()
     }
     identity = content_hash(
-        tasks={name: _identity(p, encoder, config) for name, p in problems.items()}
+        tasks={name: fit_identity(p, encoder, config) for name, p in problems.items()}
     )
 
     def train() -> Params:
@@ -261,7 +263,7 @@ def finetune_multitask(
             kind="mixed",
             metrics=("accuracy",),
             workdir=folder / "fits" / f"multitask-{identity}",
-            name="multitask",
+            name=MULTITASK,
         )
         return {"encoder": result.params["encoder"]}
 
@@ -270,12 +272,12 @@ def finetune_multitask(
         target,
         encoder,
         start,
-        {"multitask": joint},
+        {MULTITASK: joint},
         target_config,
         folder,
-        lineage={"multitask": identity},
+        lineage={MULTITASK: identity},
     )
-    return tuned["multitask"]
+    return tuned[MULTITASK]
 
 
 def _check_frozen(names: Sequence[str], frozen: Sequence[Params]) -> None:
@@ -304,7 +306,8 @@ def source_lineage(
 ) -> dict[str, str]:
     """Hash of everything that each source expert is made from, by name."""
     return {
-        name: _identity(problem, encoder, config) for name, problem in problems.items()
+        name: fit_identity(problem, encoder, config)
+        for name, problem in problems.items()
     }
 
 
@@ -313,18 +316,6 @@ def _widened(problem: Problem, encoder: Checkpoint, width: int, dtype: str) -> P
         encoder.config, problem.kind, max(width, 1), dtype=jax.numpy.dtype(dtype)
     )
     return replace(problem, model=model)
-
-
-def _identity(
-    problem: Problem, encoder: Checkpoint, config: FitConfig, **more: Any
-) -> str:
-    return content_hash(
-        task=hash_task(problem.task),
-        encoder=encoder.sha256,
-        fit=config.to_json(),
-        max_length=problem.max_length,
-        **more,
-    )
 
 
 def _head_hash(params: Params) -> str:

@@ -16,12 +16,13 @@ from fusion_jax.evaluation.bootstrap import interval
 from fusion_jax.evaluation.scoring import Scores
 from fusion_jax.reports.html import write_report
 from fusion_jax.systems.experts import head_key
+from fusion_jax.systems.identity import fit_identity
 from fusion_jax.systems.outcome import SCHEMA_VERSION, versions
 from fusion_jax.systems.problem import Problem, make_problem, starting_params
 from fusion_jax.systems.result import Result, timed
 from fusion_jax.systems.saved_model import score_splits
 from fusion_jax.systems.tasks import cut, read_tasks
-from fusion_jax.systems.workdir import content_hash, open_workdir
+from fusion_jax.systems.workdir import open_workdir
 from fusion_jax.training.config import FitConfig
 from fusion_jax.training.fit import FitResult, fit
 from fusion_jax.types import Params
@@ -153,12 +154,7 @@ def _train(
     )
     name = problem.task.name
     # A run that starts anew in the same folder must not meet the state of the old.
-    identity = content_hash(
-        task=hash_task(problem.task),
-        encoder=encoder.sha256,
-        fit=options.to_json(),
-        max_length=problem.max_length,
-    )
+    identity = fit_identity(problem, encoder, options)
     start = starting_params(
         problem, encoder.params, encoder.params, head_key(name, config.seed)
     )

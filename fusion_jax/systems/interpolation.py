@@ -21,11 +21,18 @@ from fusion_jax.search.plane import gram, make_plane, project
 from fusion_jax.search.points import Points, make_points
 from fusion_jax.search.space import NEEDS_BASE, SPACES, Space, around_base
 from fusion_jax.systems.candidates import Scorer, make_fitness
+from fusion_jax.systems.experts import DIRECT, MULTITASK
 from fusion_jax.systems.workdir import content_hash
 from fusion_jax.types import Params
 
 BASE = "pretrained"
 """Name of the pretrained model with the target's head, where it is a point."""
+
+BEST = tuple(f"best_{i}" for i in range(1, 6))
+"""Names of the best candidates of a search, which its answer is chosen among."""
+
+RESERVED_NAMES = frozenset({BASE, DIRECT, MULTITASK, "mean", "uniform", *BEST})
+"""What no source may be called: experts and candidates share their tables."""
 
 
 def base_is_a_point(config: Config) -> bool:
@@ -132,7 +139,7 @@ def choose_answer(
     """
     points = dev.points
     vertices = dict(zip(points.names, soups.one_hot(len(points.names)), strict=True))
-    best = {f"best_{i}": row for i, row in enumerate(found.best(5), start=1)}
+    best = dict(zip(BEST, found.best(len(BEST)), strict=False))
     candidates = {"mean": found.mean, **best, "uniform": _uniform(points), **vertices}
     scores = dev.scores(candidates)
     answer = choose(scores)

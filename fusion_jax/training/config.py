@@ -7,6 +7,8 @@ from typing import Any
 SCHEDULES = ("linear", "constant", "cosine")
 SELECTIONS = ("metric", "loss", "last")
 AVERAGES = ("none", "ema", "swa")
+# Options that change what is written and when, but not what comes out.
+_SILENT = ("log_every", "save_every", "save_seconds")
 DTYPES = ("float32", "bfloat16")
 
 FROZEN_EMBEDDINGS = (r"encoder/embeddings/(word|position|token_type)/embedding",)
@@ -127,3 +129,8 @@ class FitConfig:
             name: list(value) if isinstance(value, tuple) else value
             for name, value in record.items()
         }
+
+    def decisive(self) -> dict[str, Any]:
+        """The options that the outcome depends on, as JSON values."""
+        record = self.to_json()
+        return {name: record[name] for name in record.keys() - set(_SILENT)}

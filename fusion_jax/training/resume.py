@@ -18,9 +18,6 @@ from fusion_jax.training.selection import Standing
 from fusion_jax.trees import flatten
 from fusion_jax.types import ParamStack
 
-# Options that change what is written and when, but not what comes out.
-_SILENT = ("log_every", "save_every", "save_seconds")
-
 
 @dataclasses.dataclass
 class Course:
@@ -183,9 +180,8 @@ def identity_of(
     dev_rows: Sequence[int],
 ) -> dict[str, Any]:
     """What decides the outcome of a fit, as JSON values; arrays by their checksum."""
-    options = config.to_json()
     return {
-        "config": {name: options[name] for name in options.keys() - set(_SILENT)},
+        "config": config.decisive(),
         "kind": kind,
         "experts": list(names),
         "metrics": list(metrics),

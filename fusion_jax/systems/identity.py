@@ -1,0 +1,34 @@
+"""What a fit is made of, as a name: equal fits are found again, others never met."""
+
+from typing import Any
+
+from fusion_jax.checkpoints.huggingface import Checkpoint
+from fusion_jax.data.encoded import hash_encoded
+from fusion_jax.systems.problem import Problem
+from fusion_jax.systems.workdir import content_hash
+from fusion_jax.training.config import FitConfig
+
+
+def fit_identity(
+    problem: Problem, encoder: Checkpoint, config: FitConfig, **more: Any
+) -> str:
+    """Hash of everything that decides what a fit of a problem returns.
+
+    Training and dev rows as token ids, metrics, encoder, and the options that matter;
+    not the test rows, which training never sees.
+
+    Args:
+      problem: with the splits train and dev.
+      encoder: theta_0.
+      config: how to train.
+      more: plain values of what else it began from.
+    """
+    return content_hash(
+        train=hash_encoded(problem.encoded["train"]),
+        dev=hash_encoded(problem.encoded["dev"]),
+        metrics=problem.metrics,
+        encoder=encoder.sha256,
+        fit=config.decisive(),
+        max_length=problem.max_length,
+        **more,
+    )
