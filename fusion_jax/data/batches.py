@@ -82,7 +82,8 @@ def _even_size(rows: int, size: int) -> int:
     count = -(-rows // size)
     if count * size - rows <= rows / 10:
         return size
-    return min(size, -(-(-(-rows // count)) // 8) * 8)
+    even = -(-rows // count)
+    return min(size, -(-even // 8) * 8)
 
 
 class TrainBatches:

@@ -9,7 +9,7 @@ import numpy as np
 from fusion_jax import trees
 from fusion_jax.evaluation.readout import collect
 from fusion_jax.search.points import Points
-from fusion_jax.search.population import Readout
+from fusion_jax.search.ways import Readout
 from fusion_jax.types import Batch, Model
 
 

@@ -12,7 +12,7 @@ import optax
 from fusion_jax import trees
 from fusion_jax.evaluation.losses import loss_of, row_weight
 from fusion_jax.search.points import Points
-from fusion_jax.search.population import merge_candidates
+from fusion_jax.search.ways import merge_candidates
 from fusion_jax.types import Batch, Model, Params
 
 EVALUATIONS_OF_A_STEP = 4

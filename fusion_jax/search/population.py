@@ -12,50 +12,22 @@ candidate of the chunk (`layers`), plus the activations of the chunk. Stages who
 leaves are all shared run once, whatever the number of candidates.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from fusion_jax import trees
 from fusion_jax.evaluation.readout import collect
+from fusion_jax.search.plan import Plan, make_plan
 from fusion_jax.search.points import Points
-from fusion_jax.types import Batch, Model, Outputs, Params
+from fusion_jax.search.ways import PROGRAMS, Program, Readout
+from fusion_jax.types import Batch, Model, Params
 
-WAYS = ("auto", "loop", "map", "layers")
-Readout = Callable[[Outputs, Batch], dict[str, jax.Array]]
-_MEMORY_SHARE = 0.5  # of what the device has free, for a chunk of candidates
-
-
-class Plan(NamedTuple):
-    """How a population is evaluated.
-
-    Attributes:
-      way: of `WAYS`.
-      chunk: candidates in one call of the program.
-      devices: over which the chunk is split.
-      bytes_points: of the points, held throughout.
-      bytes_chunk: estimate of merged leaves and activations of one chunk.
-    """
-
-    way: str
-    chunk: int
-    devices: int
-    bytes_points: int
-    bytes_chunk: int
-
-    def __str__(self) -> str:
-        """One line for a log."""
-        return (
-            f"{self.way}, {self.chunk} candidates at once on {self.devices} device(s): "
-            f"points {self.bytes_points / 2**20:.0f} MiB + chunk "
-            f"{self.bytes_chunk / 2**20:.0f} MiB"
-        )
+WAYS = ("auto", *PROGRAMS)
 
 
 @dataclass(frozen=True)
@@ -73,7 +45,7 @@ class Population:
     num_rows: int
     groups: tuple[Batch, ...]
     carries: tuple[Any, ...]
-    program: Callable[..., list[dict[str, jax.Array]]]
+    program: Program
 
     def __call__(self, coefficients: np.ndarray | jax.Array) -> dict[str, np.ndarray]:
         """Readouts of P candidates.
@@ -153,19 +125,20 @@ def make_population(
         raise ValueError(f"way: '{way}' is not one of {', '.join(WAYS)}")
     if not batches:
         raise ValueError("batches: none given; the split is empty")
-    if devices > jax.device_count():
+    if devices > jax.local_device_count():
         raise ValueError(
-            f"devices: {devices} asked for, {jax.device_count()} there; lower it"
+            f"devices: {devices} asked for, this process has "
+            f"{jax.local_device_count()}; lower it"
         )
     way = "layers" if way == "auto" else way
     groups = group_by_shape(batches)
-    plan = _plan(model, points, groups, way, chunk, devices)
     stack, shared = jax.device_put((points.stack, points.shared))
     points = points._replace(stack=stack, shared=shared)
+    # With the points in their place: what is free is free for the chunk.
+    plan = make_plan(model, points, groups, way, chunk, devices)
     groups = jax.device_put(groups)
     start, carries = _run_shared_stages(model, points, groups, way)
-    build = {"loop": _loop, "map": _map, "layers": _layers}[way]
-    program = build(model, readout, points, start, devices)
+    program = PROGRAMS[way](model, readout, points, start, devices)
     num_rows = 1 + max(int(np.max(group["index"])) for group in groups)
     return Population(points, plan, num_rows, groups, carries, program)
 
@@ -220,37 +193,6 @@ def compiled_memory(population: Population) -> dict[str, int]:
     }
 
 
-def merge_candidates(
-    stack: Params, coefficients: jax.Array, groups: trees.Rules[int]
-) -> Params:
-    """theta_p = sum_k c_pk theta_k for a chunk of candidates.
-
-    Args:
-      stack: tree of [K, ...].
-      coefficients: [P, G, K] float32.
-      groups: ordered (regular expression, group) rules.
-
-    Returns:
-      Tree of [P, ...], summed in float32, dtypes of the stack.
-    """
-    index = trees.match_rules(groups, trees.flatten(stack), what="groups")
-
-    def merge(name: str, experts: jax.Array) -> jax.Array:
-        if not jnp.issubdtype(experts.dtype, jnp.floating):
-            return jnp.repeat(experts[:1], len(coefficients), axis=0)
-        rows = coefficients[:, index[name]]
-        # A sum of K scaled reads, which XLA fuses into one pass over the stack; the
-        # equal einsum is a matrix product with a side of K and slower on a CPU.
-        total = sum(
-            rows[:, k].reshape(-1, *[1] * (experts.ndim - 1))
-            * experts[k].astype(jnp.float32)[None]
-            for k in range(len(experts))
-        )
-        return jnp.asarray(total).astype(experts.dtype)
-
-    return trees.map_with_names(merge, stack)
-
-
 def _rows(coefficients: np.ndarray | jax.Array, points: Points) -> np.ndarray:
     rows = np.asarray(coefficients, np.float32)
     if rows.ndim == 2:
@@ -289,214 +231,3 @@ def _run_shared_stages(
         return jax.lax.map(run, group)
 
     return start, tuple(prefix(points.shared, group) for group in groups)
-
-
-def _layers(
-    model: Model, readout: Readout, points: Points, start: int, devices: int
-) -> Callable[..., Any]:
-    """Stage by stage: merge one stage for the chunk, advance all its activations."""
-
-    def chunk(stack, shared, coefficients, groups, carries):
-        states = list(carries)
-        # A batched matrix product of one candidate is not compiled to a plain one, and
-        # then leaves a CPU's second core idle: a chunk of one drops its axis.
-        alone = len(coefficients) == 1
-        batched = False
-        for stage in model.stages[start:]:
-            own_stack = trees.partition(stack, stage.owns)[0]
-            own_shared = trees.partition(shared, stage.owns)[0]
-            # Nothing else makes a merge wait for the stage before it, and then all
-            # merged leaves would be held at once.
-            coefficients, states = jax.lax.optimization_barrier((coefficients, states))
-            merged = merge_candidates(own_stack, coefficients, points.groups)
-
-            def advance(params, state, batch, stage=stage, own_shared=own_shared):
-                return stage.apply(trees.combine(params, own_shared), state, batch)
-
-            if alone:
-                over, merged = advance, jax.tree.map(lambda x: x[0], merged)
-            else:
-                over = jax.vmap(advance, in_axes=(0, 0 if batched else None, None))
-            states = [
-                _map_pairs(functools.partial(over, merged), state, group)
-                for state, group in zip(states, groups, strict=True)
-            ]
-            batched = True
-        read = readout if alone else jax.vmap(readout, in_axes=(0, None))
-        readouts = [
-            _map_pairs(read, state, group)
-            for state, group in zip(states, groups, strict=True)
-        ]
-        if alone:
-            return jax.tree.map(lambda x: x[None], readouts)
-        return [_candidates_first(kept) for kept in readouts]
-
-    return jax.jit(_over_devices(chunk, devices))
-
-
-def _map(
-    model: Model, readout: Readout, points: Points, start: int, devices: int
-) -> Callable[..., Any]:
-    """One candidate after another in one program, each merged as a whole."""
-
-    def chunk(stack, shared, coefficients, groups, carries):
-        def one(row):
-            merged = jax.tree.map(
-                lambda x: x[0], merge_candidates(stack, row[None], points.groups)
-            )
-            params = trees.combine(merged, shared)
-
-            def run(pair):
-                state, batch = pair
-                for stage in model.stages[start:]:
-                    owned = trees.partition(params, stage.owns)[0]
-                    state = stage.apply(owned, state, batch)
-                return readout(state, batch)
-
-            return [
-                jax.lax.map(run, (state, group))
-                for state, group in zip(carries, groups, strict=True)
-            ]
-
-        return jax.lax.map(one, coefficients)
-
-    return jax.jit(_over_devices(chunk, devices))
-
-
-def _loop(
-    model: Model, readout: Readout, points: Points, start: int, devices: int
-) -> Callable[..., Any]:
-    """The plain way: merge, apply, next; two small programs and a Python loop."""
-    del start, devices
-    merge = jax.jit(
-        lambda stack, row: jax.tree.map(
-            lambda x: x[0], merge_candidates(stack, row[None], points.groups)
-        )
-    )
-    forward = jax.jit(
-        lambda merged, shared, batch: readout(
-            model.apply(trees.combine(merged, shared), batch), batch
-        )
-    )
-
-    def chunk(stack, shared, coefficients, groups, carries):
-        del carries
-        results = []
-        for row in coefficients:
-            merged = merge(stack, row)
-            results.append(
-                [
-                    _stack_batches(
-                        [
-                            forward(merged, shared, {k: v[m] for k, v in group.items()})
-                            for m in range(len(group["index"]))
-                        ]
-                    )
-                    for group in groups
-                ]
-            )
-        return [_stack_batches([r[g] for r in results]) for g in range(len(groups))]
-
-    return chunk
-
-
-def _over_devices(chunk: Callable[..., Any], devices: int) -> Callable[..., Any]:
-    """Splits the candidates of a chunk over an axis 'population' of devices."""
-    if devices == 1:
-        return chunk
-    mesh = Mesh(
-        np.asarray(jax.devices()[:devices]),
-        ("population",),
-        axis_types=(AxisType.Auto,),
-    )
-    whole, split = PartitionSpec(), PartitionSpec("population")
-    return jax.shard_map(
-        chunk,
-        mesh=mesh,
-        in_specs=(whole, whole, split, whole, whole),
-        out_specs=split,
-        check_vma=False,
-    )
-
-
-def _map_pairs(function: Callable[..., Any], state: Any, group: Batch) -> Any:
-    """`function(state, batch)` over the batches of one shape, one at a time."""
-    return jax.lax.map(lambda pair: function(*pair), (state, group))
-
-
-def _candidates_first(readouts: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {name: jnp.swapaxes(x, 0, 1) for name, x in readouts.items()}
-
-
-def _stack_batches(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    return jax.tree.map(lambda *x: jnp.stack(x), *parts)
-
-
-def _plan(
-    model: Model,
-    points: Points,
-    groups: tuple[Batch, ...],
-    way: str,
-    chunk: int | None,
-    devices: int,
-) -> Plan:
-    """Chooses the chunk, from sizes alone: nothing is computed here."""
-    one = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), points.stack)
-    if way == "layers":
-        # The merged leaves of the largest stage, and the activations of every row
-        # twice (before and after the stage) with the widest batch's inner ones.
-        stages = [
-            trees.num_bytes(trees.partition(one, s.owns)[0]) for s in model.stages
-        ]
-        merged = max(stages)
-    else:
-        merged = trees.num_bytes(one)
-    activations = _activation_bytes(model, points, groups, all_rows=way == "layers")
-    each = merged + activations
-    held = trees.num_bytes(points.stack) + trees.num_bytes(points.shared)
-    if chunk is None:
-        chunk = 1 if way != "layers" else _fitting(each, held)
-    chunk = -(-chunk // devices) * devices
-    at_once = chunk if way == "layers" else devices
-    return Plan(way, chunk, devices, held, at_once * each)
-
-
-def _fitting(each: int, held: int) -> int:
-    device = jax.local_devices()[0]
-    if device.platform == "cpu":
-        return 1
-    stats = device.memory_stats() or {}
-    free = stats.get("bytes_limit", 16 * 2**30) - stats.get("bytes_in_use", 0) - held
-    return int(np.clip(_MEMORY_SHARE * free // each, 1, 64))
-
-
-def _activation_bytes(
-    model: Model, points: Points, groups: tuple[Batch, ...], *, all_rows: bool
-) -> int:
-    """Bytes of the carries of one candidate, counted by abstract evaluation."""
-    params = jax.eval_shape(
-        lambda s, c: trees.combine(jax.tree.map(lambda x: x[0], s), c),
-        points.stack,
-        points.shared,
-    )
-    sizes = []
-    for group in groups:
-        batch = {
-            k: jax.ShapeDtypeStruct(np.shape(v)[1:], np.asarray(v).dtype)
-            for k, v in group.items()
-        }
-        carry, largest = None, 0
-        for stage in model.stages[:-1]:
-            owned = trees.partition(params, stage.owns)[0]
-            carry = jax.eval_shape(stage.apply, owned, carry, batch)
-            largest = max(
-                largest,
-                sum(
-                    int(np.prod(x.shape)) * x.dtype.itemsize
-                    for x in jax.tree.leaves(carry)
-                ),
-            )
-        count = len(group["index"]) if all_rows else 1
-        # Inside a stage the widest intermediate is about four times the carry.
-        sizes.append(2 * largest * count + 4 * largest)
-    return sum(sizes) if all_rows else max(sizes, default=0)

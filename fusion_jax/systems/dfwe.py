@@ -9,7 +9,6 @@ the config is part of every result.
 import json
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,33 +16,29 @@ import numpy as np
 
 from fusion_jax import atomic
 from fusion_jax.checkpoints import huggingface as hf
-from fusion_jax.checkpoints.model_card import model_card
 from fusion_jax.config import Config
 from fusion_jax.data import Task
 from fusion_jax.data.tokenise import load_tokenizer
-from fusion_jax.evaluation.scoring import Scores
 from fusion_jax.reports.html import write_report
-from fusion_jax.search import soups
-from fusion_jax.search.points import Points, make_points
 from fusion_jax.systems import experts as stages
-from fusion_jax.systems.candidates import Scorer, make_scorer
-from fusion_jax.systems.comparators import comparator_weights
+from fusion_jax.systems.artefacts import shown, write_artefacts
 from fusion_jax.systems.given import given_experts
 from fusion_jax.systems.interpolation import (
     RESERVED_NAMES,
     base_is_a_point,
     choose_answer,
     expert_names,
-    experts_alone,
     find_weights,
     interpolated_points,
     leave_one_out,
     loss_plane,
     merged_model,
-    on_points,
 )
+from fusion_jax.systems.methods import all_scores, rival_weights, scorer_for
+from fusion_jax.systems.multitask import finetune_multitask
 from fusion_jax.systems.outcome import dfwe_results, many_results
 from fusion_jax.systems.problem import Problem, make_problem
+from fusion_jax.systems.processes import agreed, write_once
 from fusion_jax.systems.result import Result, timed
 from fusion_jax.systems.tasks import cut, read_tasks
 from fusion_jax.systems.workdir import open_workdir
@@ -51,8 +46,6 @@ from fusion_jax.training.config import FitConfig
 from fusion_jax.types import Params
 
 logger = logging.getLogger(__name__)
-
-SPLITS = ("dev", "test")
 
 
 class Setting(NamedTuple):
@@ -105,8 +98,12 @@ def run(
     if len(finished) == 1:
         return finished[0]
     total = many_results([result.results for result in finished], plain)
-    write_report(total, None, folder / "report.html")
-    atomic.write_json(folder / "results.json", total)
+
+    def write() -> None:
+        write_report(total, None, folder / "report.html")
+        atomic.write_json(folder / "results.json", total)
+
+    write_once("summary", write)
     return Result(total, folder, None)
 
 
@@ -119,7 +116,7 @@ def run_target(setting: Setting, target: str, folder: Path) -> Result:
       folder: of this run; a finished one is read.
     """
     record = folder / "results.json"
-    if record.is_file():
+    if agreed(record.is_file()):
         params = hf.load(folder / "model").params
         return Result(json.loads(record.read_text()), folder, params)
     config, seed, seconds = setting.config, setting.seed, {}
@@ -130,22 +127,22 @@ def run_target(setting: Setting, target: str, folder: Path) -> Result:
         models, start, multitask = _train(setting, problem)
     with timed(seconds, "stack"):
         points = interpolated_points(config, models, start)
-        dev = _scorer(config, problem, "dev", points)
+        dev = scorer_for(config, problem, "dev", points)
         logger.info("population: %s", dev.population.plan)
     with timed(seconds, "search"):
         found = find_weights(config, dev, seed, folder)
         answer, chosen, on_dev = choose_answer(dev, found)
     with timed(seconds, "comparators"):
-        rivals = _rivals(config, dev, on_dev, seed)
+        rivals = rival_weights(config, dev, on_dev, seed)
     with timed(seconds, "plane"):
         plane = loss_plane(dev, found.means, config.plane)
         without = leave_one_out(dev, chosen)
     with timed(seconds, "test"):
         methods = {"dfwe": chosen, **rivals}
-        scores = {"dev": _all_scores(config, dev, methods, multitask)}
+        scores = {"dev": all_scores(config, dev, methods, multitask)}
         if "test" in problem.encoded:
-            test = _scorer(config, problem, "test", points)
-            scores["test"] = _all_scores(config, test, methods, multitask)
+            test = scorer_for(config, problem, "test", points)
+            scores["test"] = all_scores(config, test, methods, multitask)
     results = dfwe_results(
         config=json.loads(config.to_json()),
         problem=problem,
@@ -162,11 +159,25 @@ def run_target(setting: Setting, target: str, folder: Path) -> Result:
         seconds=seconds,
     )
     history = {
-        "evaluations": [_shown(entry) for entry in found.evaluations],
+        "evaluations": [shown(entry) for entry in found.evaluations],
         "means": [np.mean(mean, axis=0).tolist() for mean in found.means],
         "plane": plane,
     }
-    params = _save(setting, problem, points, chosen, results, history, folder)
+    params = merged_model(points, chosen)
+    write_once(
+        "results",
+        lambda: write_artefacts(
+            folder,
+            encoder=config.encoder,
+            pretrained=setting.encoder,
+            problem=problem,
+            points=points,
+            chosen=chosen,
+            params=params,
+            results=results,
+            history=history,
+        ),
+    )
     return Result(results, folder, params)
 
 
@@ -252,7 +263,7 @@ def _train(
     )
     if "multitask_finetune" not in config.comparators:
         return models, start, None
-    multitask = stages.finetune_multitask(
+    multitask = finetune_multitask(
         {**sources, problem.task.name: problem},
         problem,
         encoder,
@@ -264,121 +275,5 @@ def _train(
     return models, start, multitask
 
 
-def _rivals(
-    config: Config, dev: Scorer, on_dev: Mapping[str, Scores], seed: int
-) -> dict[str, np.ndarray | None]:
-    """Weights of the comparators, over the points of `dev`."""
-    alone = experts_alone(dev.points)
-    scorer = dev if alone is dev.points else _scorer(config, dev.problem, "dev", alone)
-    weights = comparator_weights(
-        scorer,
-        {name: on_dev[name] for name in alone.names},
-        budget=config.search.budget,
-        objective=config.search.objective,
-        names=config.comparators,
-        seed=seed,
-    )
-    return {
-        name: None if row is None else on_points(dev.points, row)
-        for name, row in weights.items()
-    }
-
-
-def _all_scores(
-    config: Config,
-    scorer: Scorer,
-    methods: Mapping[str, np.ndarray | None],
-    multitask: Params | None,
-) -> dict[str, Scores | None]:
-    """Every method on one split, and every expert as 'expert:NAME'."""
-    points = scorer.points
-    vertices = {
-        f"expert:{name}": row
-        for name, row in zip(points.names, _vertices(points), strict=True)
-        if name in expert_names(points)
-    }
-    known = {name: row for name, row in methods.items() if row is not None}
-    scores: dict[str, Scores | None] = dict.fromkeys(methods)
-    scores |= scorer.scores({**known, **vertices})
-    if "logit_ensemble" in config.comparators:
-        scores["logit_ensemble"] = scorer.ensemble(experts_alone(points))
-    if multitask is not None:
-        alone = make_points({"multitask": multitask})
-        scores["multitask_finetune"] = _scorer(
-            config, scorer.problem, scorer.split, alone
-        ).scores({"multitask": np.ones(1, np.float32)})["multitask"]
-    return scores
-
-
-def _save(
-    setting: Setting,
-    problem: Problem,
-    points: Points,
-    chosen: np.ndarray,
-    results: dict[str, Any],
-    history: dict[str, Any],
-    folder: Path,
-) -> Params:
-    """Writes model/, history.json, report.html; results.json last: all is there."""
-    params = merged_model(points, chosen)
-    mine = results["methods"]["dfwe"]
-    card = model_card(
-        name=f"dfwe-{problem.task.name}",
-        method="dfwe",
-        base=Path(setting.config.encoder).name,
-        sources=[
-            {"name": name, "sha256": hf.hash_params(merged_model(points, row))}
-            for name, row in zip(points.names, _vertices(points), strict=True)
-        ],
-        coefficients=results["coefficients"],
-        scores={f"{split} ({results['metric']})": mine[split] for split in SPLITS},
-        kind=problem.kind,
-        sha256=hf.hash_params(params),
-        notes=f"Task {problem.task.name}, {results['rows']['train']} training rows; "
-        f"strategy {setting.config.search.strategy}, {results['candidates']} "
-        "candidates. Intervals and comparators are in report.html.",
-    )
-    hf.save(
-        folder / "model",
-        params,
-        setting.encoder.config,
-        kind=problem.kind,
-        labels=problem.task.labels,
-        tokenizer_from=setting.encoder.path,
-        card=card,
-    )
-    atomic.write_json(folder / "history.json", history)
-    write_report(results, history, folder / "report.html")
-    atomic.write_json(folder / "results.json", results)
-    return params
-
-
-def _scorer(config: Config, problem: Problem, split: str, points: Points) -> Scorer:
-    return make_scorer(
-        problem,
-        split,
-        points,
-        tokens_per_batch=config.tokens_per_batch,
-        way=config.search.way,
-        chunk=config.search.chunk,
-    )
-
-
-def _vertices(points: Points) -> np.ndarray:
-    """[K, 1, K]: every point alone, where groups all agree."""
-    rows = soups.one_hot(len(points.names))
-    return np.repeat(rows[:, None], points.num_groups, axis=1)
-
-
 def _fit_config(config: Config, options: Config, seed: int) -> FitConfig:
     return FitConfig(**{**options.to_dict(), "seed": seed, "dtype": config.dtype})
-
-
-def _shown(entry: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation with one row of coefficients, for plots and JSON."""
-    fitness = entry["fitness"]
-    return {
-        **entry,
-        "coefficients": np.mean(entry["coefficients"], axis=0).tolist(),
-        "fitness": fitness if np.isfinite(fitness) else None,
-    }

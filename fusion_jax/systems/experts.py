@@ -11,20 +11,16 @@ import numpy as np
 from fusion_jax import trees
 from fusion_jax.checkpoints.huggingface import Checkpoint, hash_params
 from fusion_jax.data.batches import TrainBatches, bucket_lengths
-from fusion_jax.models import build_model
 from fusion_jax.systems.identity import fit_identity
 from fusion_jax.systems.problem import Problem, same_head, starting_params
+from fusion_jax.systems.processes import agreed
 from fusion_jax.systems.workdir import cached_params, content_hash
 from fusion_jax.training.config import FitConfig
 from fusion_jax.training.fit import fit, fit_stack
-from fusion_jax.training.multitask import MixedBatches, join_heads, multitask_model
 from fusion_jax.types import Key, Params
 
 DIRECT = "direct"
 """Name of the expert that saw no source: the direct fine-tune."""
-
-MULTITASK = "multitask"
-"""Name of the model that was trained on all tasks at once."""
 
 
 def head_key(name: str, seed: int) -> Key:
@@ -163,7 +159,7 @@ def finetune_experts(
         )
         for name in starts
     }
-    missing = [name for name in starts if not files[name].is_file()]
+    missing = [name for name in starts if not agreed(files[name].is_file())]
     tuned: dict[str, Params] = {}
     if missing:
         held = [trees.partition(starts[name], config.frozen) for name in missing]
@@ -174,7 +170,7 @@ def finetune_experts(
             problem.encoded["train"],
             config.batch_size,
             seed=config.seed,
-            buckets=config.buckets or _buckets(problem),
+            buckets=config.buckets or buckets_of(problem),
         )
         identity = content_hash(files=[files[name].name for name in missing])
         result = fit_stack(
@@ -196,88 +192,6 @@ def finetune_experts(
         name: cached_params(file, lambda name=name: tuned[name])[0]
         for name, file in files.items()
     }
-
-
-def finetune_multitask(
-    problems: Mapping[str, Problem],
-    target: Problem,
-    encoder: Checkpoint,
-    start: Params,
-    config: FitConfig,
-    target_config: FitConfig,
-    folder: Path,
-) -> Params:
-    """All tasks at once, then the target: the multi-task comparator.
-
-    Args:
-      problems: task name -> problem, the target among them.
-      target: the target.
-      encoder: theta_0.
-      start: theta_0 with the target's head.
-      config: of the joint training.
-      target_config: of the fine-tuning after it, the same as the experts'.
-      folder: where finished models are kept.
-    """
-    kinds = {name: problem.kind for name, problem in problems.items()}
-    # Heads of one kind are padded to its largest label count, as their batches are.
-    widths = {
-        kind: max(p.task.num_labels for p in problems.values() if p.kind == kind)
-        for kind in dict.fromkeys(kinds.values())
-    }
-    wide = {
-        name: _widened(problem, encoder, widths[problem.kind], config.dtype)
-        for name, problem in problems.items()
-    }
-    identity = content_hash(
-        tasks={name: fit_identity(p, encoder, config) for name, p in problems.items()}
-    )
-
-    def train() -> Params:
-        params = join_heads(
-            {
-                name: starting_params(
-                    problem, encoder.params, encoder.params, head_key(name, config.seed)
-                )
-                for name, problem in wide.items()
-            },
-            kinds,
-        )
-        models = {problem.kind: problem.model for problem in wide.values()}
-        members = {
-            name: TrainBatches(
-                problem.encoded["train"],
-                config.batch_size,
-                seed=config.seed,
-                buckets=config.buckets or _buckets(problem),
-                num_labels=max(widths[problem.kind], 1),
-            )
-            for name, problem in wide.items()
-        }
-        batches = MixedBatches(members, kinds, seed=config.seed)
-        result = fit(
-            multitask_model(models),
-            params,
-            batches,
-            None,
-            config,
-            kind="mixed",
-            metrics=("accuracy",),
-            workdir=folder / "fits" / f"multitask-{identity}",
-            name=MULTITASK,
-        )
-        return {"encoder": result.params["encoder"]}
-
-    joint, _ = cached_params(folder / f"multitask-{identity}.safetensors", train)
-    tuned = finetune_experts(
-        target,
-        encoder,
-        start,
-        {MULTITASK: joint},
-        target_config,
-        folder,
-        lineage={MULTITASK: identity},
-    )
-    return tuned[MULTITASK]
 
 
 def _check_frozen(names: Sequence[str], frozen: Sequence[Params]) -> None:
@@ -311,16 +225,10 @@ def source_lineage(
     }
 
 
-def _widened(problem: Problem, encoder: Checkpoint, width: int, dtype: str) -> Problem:
-    model = build_model(
-        encoder.config, problem.kind, max(width, 1), dtype=jax.numpy.dtype(dtype)
-    )
-    return replace(problem, model=model)
-
-
 def _head_hash(params: Params) -> str:
     return hash_params({"head": params["head"]})[:16]
 
 
-def _buckets(problem: Problem) -> tuple[int, ...]:
+def buckets_of(problem: Problem) -> tuple[int, ...]:
+    """Lengths that a problem's rows are padded to in training."""
     return bucket_lengths(problem.max_length)

@@ -19,6 +19,7 @@ from fusion_jax.systems.experts import head_key
 from fusion_jax.systems.identity import fit_identity
 from fusion_jax.systems.outcome import SCHEMA_VERSION, versions
 from fusion_jax.systems.problem import Problem, make_problem, starting_params
+from fusion_jax.systems.processes import agreed, on_own_device, write_once
 from fusion_jax.systems.result import Result, timed
 from fusion_jax.systems.saved_model import score_splits
 from fusion_jax.systems.tasks import cut, read_tasks
@@ -57,7 +58,7 @@ def run(
     plain = json.loads(config.to_json())
     folder = open_workdir(workdir, plain, overwrite=overwrite)
     finished = folder / "results.json"
-    if finished.is_file():
+    if agreed(finished.is_file()):
         return Result(
             json.loads(finished.read_text()), folder, hf.load(folder / "model").params
         )
@@ -73,13 +74,17 @@ def run(
         )
     with timed(seconds, "train"):
         trained = _train(config, problem, encoder, folder, progress)
+        trained = trained._replace(params=on_own_device(trained.params))
     with timed(seconds, "score"):
         splits = [split for split in ("dev", "test") if split in problem.encoded]
         scores = score_splits(
             problem, trained.params, splits, tokens_per_batch=config.tokens_per_batch
         )
     results = finetune_results(plain, problem, scores, trained, seconds)
-    _save(config, problem, encoder, trained.params, results, folder)
+    write_once(
+        "results",
+        lambda: _save(config, problem, encoder, trained.params, results, folder),
+    )
     return Result(results, folder, trained.params)
 
 

@@ -21,7 +21,9 @@ from fusion_jax.search.plane import gram, make_plane, project
 from fusion_jax.search.points import Points, make_points
 from fusion_jax.search.space import NEEDS_BASE, SPACES, Space, around_base
 from fusion_jax.systems.candidates import Scorer, make_fitness
-from fusion_jax.systems.experts import DIRECT, MULTITASK
+from fusion_jax.systems.experts import DIRECT
+from fusion_jax.systems.multitask import MULTITASK
+from fusion_jax.systems.processes import is_first
 from fusion_jax.systems.workdir import content_hash
 from fusion_jax.types import Params
 
@@ -124,7 +126,8 @@ def find_weights(config: Config, dev: Scorer, seed: int, folder: Path) -> Search
         population=options.population or None,
         warm=warm,
         seed=seed,
-        state_file=folder / f"search-{name}.npz",
+        # Others search anew: what they would find could be half of the first's.
+        state_file=folder / f"search-{name}.npz" if is_first() else None,
     )
 
 

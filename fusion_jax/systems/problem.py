@@ -16,7 +16,7 @@ from fusion_jax.data.tokenise import encode
 from fusion_jax.evaluation.metrics import DEFAULT_METRICS
 from fusion_jax.evaluation.readout import readout
 from fusion_jax.models import build_model
-from fusion_jax.search.population import Readout
+from fusion_jax.search.ways import Readout
 from fusion_jax.types import Batch, Key, Model, Params
 
 

@@ -17,6 +17,7 @@ from fusion_jax.checkpoints.tensors import (
     read_file,
     write_file,
 )
+from fusion_jax.systems.processes import agreed, on_own_device, write_once
 from fusion_jax.types import Params
 
 
@@ -43,6 +44,11 @@ def open_workdir(
         has results and no config.
     """
     folder = Path(path)
+    write_once("workdir", lambda: _open(folder, config, overwrite))
+    return folder
+
+
+def _open(folder: Path, config: Mapping[str, Any], overwrite: bool) -> None:
     file = folder / "config.json"
     # Of this run alone: the folder may lie above the folders of others.
     results = [
@@ -54,7 +60,7 @@ def open_workdir(
         old = json.loads(file.read_text())
         differences = _differences(old, json.loads(json.dumps(config)))
         if not differences:
-            return folder
+            return
         if any(entry != file for entry in folder.iterdir()):
             raise ConfigChanged(
                 f"{folder} holds a run of another config:\n  "
@@ -69,7 +75,6 @@ def open_workdir(
     for old in results:
         old.unlink()
     atomic.write_json(file, config)
-    return folder
 
 
 def content_hash(**parts: Any) -> str:
@@ -93,7 +98,7 @@ def cached_params(file: Path, compute: Callable[[], Params]) -> tuple[Params, bo
         finite; nothing is written then.
       WriteFailed: the disk is full or the folder not writable.
     """
-    if file.is_file():
+    if agreed(file.is_file()):
         try:
             leaves = {name: jnp.asarray(x) for name, x in read_file(file).items()}
         except CheckpointError as error:
@@ -101,11 +106,15 @@ def cached_params(file: Path, compute: Callable[[], Params]) -> tuple[Params, bo
                 f"{error}, or remove it to have it made anew"
             ) from error
         return trees.unflatten(leaves), True
-    params = compute()
+    params = on_own_device(compute())
     check_finite(params, file.stem)
-    with atomic.file(file) as staging:
-        leaves = trees.flatten(params)
-        write_file(staging, {name: np.asarray(x) for name, x in leaves.items()})
+
+    def write() -> None:
+        with atomic.file(file) as staging:
+            leaves = trees.flatten(params)
+            write_file(staging, {name: np.asarray(x) for name, x in leaves.items()})
+
+    write_once(file.name, write)
     return params, False
 
 

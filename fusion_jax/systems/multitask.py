@@ -1,0 +1,111 @@
+"""The multi-task comparator: all tasks at once, then the target."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+
+from fusion_jax.checkpoints.huggingface import Checkpoint
+from fusion_jax.data.batches import TrainBatches
+from fusion_jax.models import build_model
+from fusion_jax.systems.experts import buckets_of, finetune_experts, head_key
+from fusion_jax.systems.identity import fit_identity
+from fusion_jax.systems.problem import Problem, starting_params
+from fusion_jax.systems.workdir import cached_params, content_hash
+from fusion_jax.training.config import FitConfig
+from fusion_jax.training.fit import fit
+from fusion_jax.training.multitask import MixedBatches, join_heads, multitask_model
+from fusion_jax.types import Params
+
+MULTITASK = "multitask"
+"""Name of the model that was trained on all tasks at once."""
+
+
+def finetune_multitask(
+    problems: Mapping[str, Problem],
+    target: Problem,
+    encoder: Checkpoint,
+    start: Params,
+    config: FitConfig,
+    target_config: FitConfig,
+    folder: Path,
+) -> Params:
+    """All tasks at once, then the target: the multi-task comparator.
+
+    Args:
+      problems: task name -> problem, the target among them.
+      target: the target.
+      encoder: theta_0.
+      start: theta_0 with the target's head.
+      config: of the joint training.
+      target_config: of the fine-tuning after it, the same as the experts'.
+      folder: where finished models are kept.
+    """
+    kinds = {name: problem.kind for name, problem in problems.items()}
+    # Heads of one kind are padded to its largest label count, as their batches are.
+    widths = {
+        kind: max(p.task.num_labels for p in problems.values() if p.kind == kind)
+        for kind in dict.fromkeys(kinds.values())
+    }
+    wide = {
+        name: _widened(problem, encoder, widths[problem.kind], config.dtype)
+        for name, problem in problems.items()
+    }
+    identity = content_hash(
+        tasks={name: fit_identity(p, encoder, config) for name, p in problems.items()}
+    )
+
+    def train() -> Params:
+        params = join_heads(
+            {
+                name: starting_params(
+                    problem, encoder.params, encoder.params, head_key(name, config.seed)
+                )
+                for name, problem in wide.items()
+            },
+            kinds,
+        )
+        models = {problem.kind: problem.model for problem in wide.values()}
+        members = {
+            name: TrainBatches(
+                problem.encoded["train"],
+                config.batch_size,
+                seed=config.seed,
+                buckets=config.buckets or buckets_of(problem),
+                num_labels=max(widths[problem.kind], 1),
+            )
+            for name, problem in wide.items()
+        }
+        batches = MixedBatches(members, kinds, seed=config.seed)
+        result = fit(
+            multitask_model(models),
+            params,
+            batches,
+            None,
+            config,
+            kind="mixed",
+            metrics=("accuracy",),
+            workdir=folder / "fits" / f"multitask-{identity}",
+            name=MULTITASK,
+        )
+        return {"encoder": result.params["encoder"]}
+
+    joint, _ = cached_params(folder / f"multitask-{identity}.safetensors", train)
+    tuned = finetune_experts(
+        target,
+        encoder,
+        start,
+        {MULTITASK: joint},
+        target_config,
+        folder,
+        lineage={MULTITASK: identity},
+    )
+    return tuned[MULTITASK]
+
+
+def _widened(problem: Problem, encoder: Checkpoint, width: int, dtype: str) -> Problem:
+    model = build_model(
+        encoder.config, problem.kind, max(width, 1), dtype=jax.numpy.dtype(dtype)
+    )
+    return replace(problem, model=model)
