@@ -48,10 +48,12 @@ def model_card(
     Returns:
       The card.
     """
+    # What was trained on one task is no merge.
+    merging = ["model-merging"] if len(sources) > 1 else []
     front: dict[str, Any] = {
         "library_name": "transformers",
         "base_model": base,
-        "tags": ["model-merging", "fusion_jax", method],
+        "tags": [*merging, "fusion_jax", method],
     }
     if kind in _PIPELINES:
         front["pipeline_tag"] = _PIPELINES[kind]

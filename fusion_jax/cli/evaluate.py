@@ -3,10 +3,12 @@
 import argparse
 import json
 
+from fusion_jax.cli.models import add_model_arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("model", help="model directory, package:NAME/DIR or hub id")
+    add_model_arguments(parser)
     parser.add_argument(
         "--data", required=True, metavar="DIR", help="the task's folder"
     )
@@ -14,15 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split",
         choices=("train", "dev", "test"),
         help="test, or dev where there is no test, without it",
-    )
-    parser.add_argument(
-        "--max-length", type=int, default=128, help="tokens of an input; 128 without it"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="of the computation",
     )
 
 

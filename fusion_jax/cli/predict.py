@@ -7,13 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fusion_jax.cli.models import add_model_arguments
+
 NONE = "-"
 """Stands for a multi-label row without a label."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("model", help="model directory, package:NAME/DIR or hub id")
+    add_model_arguments(parser)
     rows = parser.add_mutually_exclusive_group()
     rows.add_argument(
         "--text",
@@ -36,15 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="RULE",
         help="of a multi-label model: sigmoid:0.5, softmax:0.1",
-    )
-    parser.add_argument(
-        "--max-length", type=int, default=128, help="tokens of an input; 128 without it"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="of the computation",
     )
 
 

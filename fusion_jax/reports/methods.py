@@ -41,6 +41,12 @@ METHODS: dict[str, Method] = {
         "multi-task, fine-tune", "all sources together, then the target"
     ),
 }
+"""The methods of a DFWE run, in the order of its record."""
+
+OTHERS: dict[str, Method] = {
+    "finetune": Method("fine-tune", "trained on the target alone"),
+}
+"""Methods of the other systems."""
 
 # Averages of scores are no model, and the ensemble is many.
 NOT_ONE_MODEL = ("mean_expert", "pretrain_finetune_mean", "logit_ensemble")
@@ -48,7 +54,7 @@ NOT_ONE_MODEL = ("mean_expert", "pretrain_finetune_mean", "logit_ensemble")
 
 def describe(name: str) -> Method:
     """How a method is shown; one without an entry shows its own name."""
-    return METHODS.get(name, Method(name.replace("_", " "), ""))
+    return {**METHODS, **OTHERS}.get(name, Method(name.replace("_", " "), ""))
 
 
 def main_method(results: Mapping[str, Any]) -> str:

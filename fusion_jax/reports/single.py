@@ -41,8 +41,10 @@ def header(results: Results) -> str:
         mean = "mean of " if len(names) > 1 else ""
         facts.append(f"score: {mean}{' and '.join(names)}")
     facts.append(f"seed {results.get('seed', 0)}")
-    if experts_of(results):
-        facts.append(f"{len(experts_of(results))} experts")
+    # The pretrained model may be a point; it is no expert.
+    experts = results.get("experts") or experts_of(results)
+    if experts:
+        facts.append(f"{len(experts)} experts")
     if results.get("candidates") is not None:
         facts.append(f"{results['candidates']} candidates evaluated")
     total = sum(s for s in (results.get("seconds") or {}).values() if s is not None)
