@@ -103,6 +103,6 @@ def _choice(results: Results) -> str:
     return (
         f"The answer is {chosen}: on dev it is better than the distribution's mean by "
         f"{number(gain.get('difference'))}, more than one standard error "
-        f"({number(gain.get('standard_error'))}). That is the rule and no proof: one in "
-        "six candidates as good as the mean would pass it by chance."
+        f"({number(gain.get('standard_error'))}). That is the rule and no proof: of "
+        "candidates as good as the mean one in six passes it by chance."
     )

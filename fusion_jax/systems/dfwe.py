@@ -204,7 +204,8 @@ def _read(config: Config, seed: int) -> dict[str, Task]:
             f"results (as do {', '.join(sorted(RESERVED_NAMES))}); rename the tasks"
         )
     astray = [name for name, _ in config.task_lengths if name not in tasks]
-    if astray and not named:
+    # Where only the named ones are read, others may have lengths too.
+    if astray and not enough:
         raise ValueError(
             f"task_lengths: {', '.join(astray)} are not among the tasks: "
             f"{', '.join(tasks)}; correct the names"

@@ -78,6 +78,18 @@ def test_eval_batches_of_a_small_split_are_not_filled_up_to_the_budget():
     assert [b["input_ids"].shape for b in batches] == [(24, 16)]
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 400), st.integers(16, 2048))
+def test_rows_of_one_length_are_split_evenly(count, tokens):
+    batches = eval_batches(
+        made_of([16] * count), tokens_per_batch=tokens, buckets=(16,)
+    )
+    size = len(batches[0]["index"])
+    assert size * 16 <= max(tokens, 16)
+    # A tenth of padding, or what rounding to a multiple of 8 costs each batch.
+    assert size * len(batches) - count <= max(count / 10, 8 * len(batches))
+
+
 @settings(max_examples=40, deadline=None)
 @given(lengths, st.integers(1, 16), st.integers(0, 3))
 def test_an_epoch_shows_every_row_once(values, size, seed):

@@ -11,10 +11,12 @@ from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.data import load_task
 from fusion_jax.data.tokenise import load_tokenizer
 from fusion_jax.reports.methods import METHODS
+from fusion_jax.search.points import make_points
 from fusion_jax.systems import dfwe
+from fusion_jax.systems.candidates import make_scorer
 from fusion_jax.systems.defaults import dfwe_config
 from fusion_jax.systems.given import given_experts
-from fusion_jax.systems.problem import make_problem
+from fusion_jax.systems.problem import make_problem, starting_params
 from fusion_jax.systems.workdir import ConfigChanged
 from tests.small_models import LABELS, write_model, write_task
 
@@ -236,3 +238,66 @@ def test_an_unknown_target_lists_the_tasks(place):
     config = make_config(place, targets=("films",))
     with pytest.raises((ValueError, FileNotFoundError), match="films"):
         dfwe.run(config, place / "unknown")
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"seeds": 0}, r"seeds: 0 asked for"),
+        ({"sources": ("play", "direct")}, r"tasks direct: these names stand for other"),
+        ({"task_lengths": (("folm", 32),)}, r"task_lengths: folm"),
+    ],
+    ids=("seeds", "names", "lengths"),
+)
+def test_options_that_cannot_be_are_refused_before_training(place, changes, message):
+    write_task(place / "named" / "direct")
+    for name in TASKS:
+        write_task(place / "named" / name)
+    config = make_config(place, **changes)
+    config.data.path = str(place / "named")
+    if "task_lengths" in changes:
+        config.data.path = str(place / "tasks")
+    folder = place / f"refused_{next(iter(changes))}"
+    with pytest.raises(ValueError, match=message):
+        dfwe.run(config, folder)
+    assert not (folder / "experts").exists()
+
+
+def test_test_rows_and_saving_do_not_train_anew_and_length_does(place, finished):
+    def experts():
+        return {file.name for file in (place / "run" / "experts").glob("*.safetensors")}
+
+    before = experts()
+    config = make_config(place, max_test_rows=3, comparators=("multitask_finetune",))
+    for stage in (config.source, config.target, config.multitask):
+        stage.update({"log_every": 7, "save_seconds": 0.0})
+    dfwe.run(config, place / "run", overwrite=True)
+    assert experts() == before
+    config = make_config(place, task_lengths=(("play", 20),), comparators=())
+    dfwe.run(config, place / "run", overwrite=True)
+    assert {name.split("-")[0] for name in experts() - before} == {"play", "film"}
+
+
+def test_a_candidate_that_is_asked_for_again_is_remembered(place):
+    encoder = hf.load(place / "encoder")
+    task = load_task(place / "tasks" / "film")
+    problem = make_problem(task, encoder, load_tokenizer(encoder.path), max_length=16)
+    key = jax.random.key(0)
+    points = make_points(
+        {
+            str(n): starting_params(problem, encoder.params, encoder.params, one)
+            for n, one in enumerate(jax.random.split(key, 3))
+        }
+    )
+    rows = np.eye(3, dtype=np.float32)
+    scorer = make_scorer(problem, "dev", points, tokens_per_batch=64)
+    first = scorer.readouts(rows[[0, 1, 0]])
+    assert scorer.evaluated == 2
+    again = scorer.readouts(rows[[2, 1, 0]])
+    assert scorer.evaluated == 3
+    alone = make_scorer(problem, "dev", points, tokens_per_batch=64).readouts(rows)
+    for name, expected in alone.items():
+        np.testing.assert_array_equal(first[name], expected[[0, 1, 0]], err_msg=name)
+        np.testing.assert_array_equal(again[name], expected[[2, 1, 0]], err_msg=name)
+    assert scorer.scores({"a": rows[0], "b": rows[1]}).keys() == {"a", "b"}
+    assert scorer.evaluated == 3
