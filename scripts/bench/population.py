@@ -1,6 +1,10 @@
 """Candidates per second of population evaluation, beside a plain PyTorch loop.
 
     python scripts/bench/population.py [--experts 8] [--candidates 64] [--size minilm]
+    python scripts/bench/population.py --run runs/quickstart
+
+The experts are random steps from one encoder, or those of a finished quickstart: among
+random ones no candidate is clearly worse than another, so that racing saves nothing.
 
 Both sides score the same interpolated candidates of the same experts on the same dev
 rows with two processor threads or one GPU:
@@ -8,8 +12,8 @@ rows with two processor threads or one GPU:
 - the PyTorch loop merges the state dicts, loads the result into one model and runs the
   dev set, one candidate after another, as LoraHub's search does;
 - like for like: float32, every row padded to --max-length on both sides;
-- everything on: rows in length buckets, frozen tables held once, racing; against the
-  loop with every batch padded to its longest row, and against the loop as above.
+- everything on: rows in length buckets, frozen tables held once, racing a generation of
+  ten; against the loop as above, and padded to each batch's longest row.
 
 Prints each ratio with what it was measured on, the temporaries that XLA plans, and the
 peak of resident memory. On a GPU also the share of the device's own matmul rate.
@@ -21,6 +25,7 @@ import json
 import resource
 import statistics
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +33,7 @@ import numpy as np
 
 from fusion_jax import runtime, trees
 from fusion_jax.checkpoints import huggingface as hf
+from fusion_jax.checkpoints.tensors import read_file
 from fusion_jax.data.batches import bucket_lengths, eval_batches
 from fusion_jax.data.synthetic import generate
 from fusion_jax.data.tokenise import encode, load_tokenizer
@@ -63,6 +69,7 @@ def main() -> None:
         "dev_rows": len(setting["encoded"]),
         "mean_length": float(np.mean(setting["encoded"].lengths)),
         "max_length": options.max_length,
+        "run": str(options.run or ""),
         "dtype": options.dtype,
     }
     record["like_for_like"] = measure(options, setting, padded=True)
@@ -101,6 +108,9 @@ def parse() -> argparse.Namespace:
         default="minilm",
         help="base: random weights of BERT-base size",
     )
+    parser.add_argument(
+        "--run", type=Path, metavar="DIR", help="a quickstart's folder, for its experts"
+    )
     parser.add_argument("--experts", type=int, default=8)
     parser.add_argument("--candidates", type=int, default=64)
     parser.add_argument("--rows", type=int, default=200)
@@ -128,20 +138,17 @@ def make_setting(options: argparse.Namespace) -> dict:
         if SIZES[options.size]
         else hf.attach_encoder(model, checkpoint.params, key)
     )
-    frozen, trained = trees.partition(base, FROZEN_EMBEDDINGS)
-    experts = {}
-    for k in range(options.experts):
-        moved = trees.map_with_names(
-            lambda name, x, k=k: (
-                x
-                + 2e-3
-                * np.random.default_rng([k, len(name)]).standard_normal(
-                    x.shape, np.float32
-                )
-            ),
-            trained,
-        )
-        experts[f"expert_{k}"] = trees.combine(frozen, moved)
+    if options.run:
+        files = sorted(options.run.glob("experts/emotion-from-*.safetensors"))
+        experts = {
+            file.stem.split("-")[2]: trees.unflatten(read_file(file)) for file in files
+        }
+        experts.pop("multitask", None)
+        if len(experts) < 2:
+            raise SystemExit(f"--run: {options.run} holds no experts of emotion")
+        options.experts = len(experts)
+    else:
+        experts = random_experts(base, options.experts)
     weights = np.random.default_rng(0).dirichlet(
         np.ones(options.experts) * 2, options.candidates
     )
@@ -153,6 +160,25 @@ def make_setting(options: argparse.Namespace) -> dict:
         "candidates": weights.astype(np.float32),
         "checkpoint": checkpoint,
     }
+
+
+def random_experts(base: dict, count: int) -> dict:
+    """The base and a random step, in all but the tables."""
+    frozen, trained = trees.partition(base, FROZEN_EMBEDDINGS)
+    experts = {}
+    for k in range(count):
+        moved = trees.map_with_names(
+            lambda name, x, k=k: (
+                x
+                + 2e-3
+                * np.random.default_rng([k, len(name)]).standard_normal(
+                    x.shape, np.float32
+                )
+            ),
+            trained,
+        )
+        experts[f"expert_{k}"] = trees.combine(frozen, moved)
+    return experts
 
 
 def measure(options: argparse.Namespace, setting: dict, *, padded: bool) -> dict:

@@ -7,12 +7,9 @@ from fusion_jax.data.encoded import hash_encoded
 from fusion_jax.data.task import Task
 from fusion_jax.data.tokenise import encode
 
+LONG = "the cat sat on the mat where the dog ran home , who is who ?"
 ROWS = (
-    {
-        "text": "the cat sat on the mat where the dog ran home , who is who ?",
-        "target": 0,
-        "group": "a",
-    },
+    {"text": LONG, "target": 0, "group": "a"},
     {"text": "red sun", "target": 1, "group": "b"},
 )
 
@@ -41,15 +38,7 @@ def test_equal_splits_have_one_hash_whatever_they_are_called(tokenizer):
     [
         {"rows": ROWS[::-1]},
         {"rows": ROWS[:1]},
-        {
-            "rows": (
-                {
-                    **ROWS[0],
-                    "text": "the cat sat on the mat where the dog ran home , who is ada ?",
-                },
-                ROWS[1],
-            )
-        },
+        {"rows": ({**ROWS[0], "text": LONG.replace("cat", "ada")}, ROWS[1])},
         {"rows": ({**ROWS[0], "target": 1}, ROWS[1])},
         {"length": 16},
         {"labels": ("no", "yes")},
