@@ -80,10 +80,9 @@ def _even_size(rows: int, size: int) -> int:
     Few shapes are worth a tenth of padding, not more.
     """
     count = -(-rows // size)
-    if count * size - rows <= rows / 10:
+    if count <= 1 or count * size - rows <= rows / 10:
         return size
-    even = -(-rows // count)
-    return min(size, -(-even // 8) * 8)
+    return -(-rows // count)
 
 
 class TrainBatches:
