@@ -9,6 +9,7 @@ the config is part of every result.
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +59,11 @@ class Setting(NamedTuple):
     tasks: dict[str, Task]
     experts: Path
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Those of the config; all tasks where it names none."""
+        return tuple(self.config.targets) or tuple(self.tasks)
+
 
 def run(
     config: Config,
@@ -84,16 +90,11 @@ def run(
         raise ValueError(f"seeds: {config.seeds} asked for; at least one run is needed")
     plain = json.loads(config.to_json())
     folder = open_workdir(workdir, plain, overwrite=overwrite)
-    encoder = hf.load(config.encoder)
-    tokenizer = load_tokenizer(encoder.path)
     finished = []
-    for seed in range(config.seed, config.seed + config.seeds):
-        tasks = _read(config, seed)
-        setting = Setting(config, seed, encoder, tokenizer, tasks, folder / "experts")
-        targets = tuple(config.targets) or tuple(tasks)
-        single = len(targets) * config.seeds == 1
-        for target in targets:
-            place = folder if single else folder / target / f"seed_{seed}"
+    for setting in settings(config, folder / "experts"):
+        single = len(setting.targets) * config.seeds == 1
+        for target in setting.targets:
+            place = folder if single else folder / target / f"seed_{setting.seed}"
             finished.append(run_target(setting, target, place))
     if len(finished) == 1:
         return finished[0]
@@ -105,6 +106,19 @@ def run(
 
     write_once("summary", write)
     return Result(total, folder, None)
+
+
+def settings(config: Config, experts: Path) -> Iterator[Setting]:
+    """The setting of each seed.
+
+    Args:
+      config: of the system.
+      experts: folder of trained experts, which are found again by their content.
+    """
+    encoder = hf.load(config.encoder)
+    tokenizer = load_tokenizer(encoder.path)
+    for seed in range(config.seed, config.seed + config.seeds):
+        yield Setting(config, seed, encoder, tokenizer, _read(config, seed), experts)
 
 
 def run_target(setting: Setting, target: str, folder: Path) -> Result:
@@ -122,9 +136,9 @@ def run_target(setting: Setting, target: str, folder: Path) -> Result:
     config, seed, seconds = setting.config, setting.seed, {}
     logger.info("target %s, seed %d", target, seed)
     with timed(seconds, "data"):
-        problem = _problem(setting, target, config.shots)
+        problem = problem_of(setting, target, config.shots)
     with timed(seconds, "experts"):
-        models, start, multitask = _train(setting, problem)
+        models, start, multitask = train_models(setting, problem)
     with timed(seconds, "stack"):
         points = interpolated_points(config, models, start)
         dev = scorer_for(config, problem, "dev", points)
@@ -213,7 +227,14 @@ def _read(config: Config, seed: int) -> dict[str, Task]:
     return tasks
 
 
-def _problem(setting: Setting, name: str, shots: int) -> Problem:
+def problem_of(setting: Setting, name: str, shots: int) -> Problem:
+    """A task of a setting, made ready.
+
+    Args:
+      setting: what the runs of a seed share.
+      name: of the task.
+      shots: training rows in all, 0 = all.
+    """
     config = setting.config
     task = cut(
         setting.tasks[name],
@@ -230,7 +251,7 @@ def _problem(setting: Setting, name: str, shots: int) -> Problem:
     )
 
 
-def _train(
+def train_models(
     setting: Setting, problem: Problem
 ) -> tuple[dict[str, Params], Params | None, Params | None]:
     """Experts by name, theta_0 with the target's head, and the multi-task model.
@@ -246,7 +267,7 @@ def _train(
             start = stages.target_start(problem, encoder, tune, folder)
         return models, start, None
     sources = {
-        name: _problem(setting, name, config.source_shots)
+        name: problem_of(setting, name, config.source_shots)
         for name in tuple(config.sources) or tuple(setting.tasks)
         if name != problem.task.name
     }

@@ -1,11 +1,18 @@
-"""Which objective should the search follow? The same experts, one search for each.
+"""Which objective should a search follow? One pool of candidates, ranked by each.
 
     python scripts/bench/objectives.py --config=configs/dfwe/quickstart.py \
-        --config.seeds=5 --workdir=DIR [--objectives=loss,calibrated_loss,...]
+        --config.seeds=5 --workdir=DIR [--pool=64]
 
-Experts are trained once and found again for every objective. The record of each target,
-seed and objective is appended to DIR/objectives.jsonl as it comes, and those that are
-there are not made again. The table has test scores, the mean over targets and seeds.
+Candidates are drawn from the simplex between the experts of a DFWE run, which are
+trained, or found in DIR/experts. Every candidate is scored on dev and on test. A good
+objective on dev puts those first that are good on test; for each there is
+
+- rank: Spearman's correlation of the dev objective with the test score, over the pool;
+- best: test score of the candidate that is first on dev, above the pool's mean;
+- tenth: the mean of the first tenth, above the pool's mean: where a search is led to.
+
+A line for each target and seed is appended to DIR/objectives.jsonl; what is there is
+not measured again.
 """
 
 import json
@@ -18,79 +25,111 @@ from ml_collections import config_flags
 
 from fusion_jax import runtime
 from fusion_jax.evaluation.objectives import OBJECTIVES
+from fusion_jax.evaluation.scoring import score_many
+from fusion_jax.search import soups
 from fusion_jax.systems import dfwe
+from fusion_jax.systems.interpolation import interpolated_points
+from fusion_jax.systems.methods import scorer_for
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of DFWE.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/objectives", "Where experts are kept.")
-CHOSEN = flags.DEFINE_list("objectives", list(OBJECTIVES), "Those to compare.")
+POOL = flags.DEFINE_integer("pool", 64, "Candidates.")
 
-BESIDE = ("uniform_soup", "mean_expert", "best_expert", "direct_finetune")
+MEASURES = ("rank", "best", "tenth")
 
 
 def main(argv: list[str]) -> None:
-    """Runs every objective on every target and seed, and prints the table."""
+    """Measures every target and seed, and prints the means."""
     del argv
     config = CONFIG.value
-    # The search alone: no comparator that costs evaluations, no picture.
+    # The multi-task model is no point.
     config.comparators = ()
-    config.plane = 0
     runtime.initialize()
     workdir = Path(WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
     file = workdir / "objectives.jsonl"
-    there = [json.loads(line) for line in file.open()] if file.is_file() else []
-    done = {record["objective"] for record in there}
-    for objective in CHOSEN.value:
-        if objective in done:
-            continue
-        config.search.objective = objective
-        result = dfwe.run(config, workdir, overwrite=True)
-        records = [shown(objective, r) for r in runs(result.results, workdir)]
-        with file.open("a") as lines:
-            lines.writelines(json.dumps(record) + "\n" for record in records)
-        there += records
-    print(table(there))
+    records = [json.loads(line) for line in file.open()] if file.is_file() else []
+    done = {(record["target"], record["seed"]) for record in records}
+    for setting in dfwe.settings(config, workdir / "experts"):
+        for target in setting.targets:
+            if (target, setting.seed) in done:
+                continue
+            records.append(measure(setting, target))
+            with file.open("a") as lines:
+                lines.write(json.dumps(records[-1]) + "\n")
+    print(table(records))
 
 
-def runs(results: dict[str, Any], workdir: Path) -> list[dict[str, Any]]:
-    """The record of each target and seed."""
-    if "methods" in results:
-        return [results]
-    files = sorted(workdir.glob("*/seed_*/results.json"))
-    return [json.loads(file.read_text()) for file in files]
-
-
-def shown(objective: str, results: dict[str, Any]) -> dict[str, Any]:
-    """What the table needs of one run."""
-    methods = results["methods"]
-    return {
-        "objective": objective,
-        "target": results["target"],
-        "seed": results["seed"],
-        "answer": results["answer"]["chosen"],
-        "dev": methods["dfwe"]["dev"],
-        "test": methods["dfwe"]["test"],
-        "rows": results["rows"],
-        "beside": {name: (methods[name] or {}).get("test") for name in BESIDE},
+def measure(setting: dfwe.Setting, target: str) -> dict[str, Any]:
+    """The measures of every objective on one target."""
+    config = setting.config
+    problem = dfwe.problem_of(setting, target, config.shots)
+    models, start, _ = dfwe.train_models(setting, problem)
+    points = interpolated_points(config, models, start)
+    count = len(points.names)
+    pool = np.concatenate(
+        [
+            soups.uniform(count)[None],
+            soups.one_hot(count),
+            soups.random_candidates(count, POOL.value - count - 1, setting.seed),
+        ]
+    )
+    dev, test = (
+        scorer_for(config, problem, split, points).readouts(pool)
+        for split in ("dev", "test")
+    )
+    on_test = score_many(test, problem.encoded["test"], problem.metrics).mean
+    record: dict[str, Any] = {
+        "target": target,
+        "seed": setting.seed,
+        "rows": {split: len(rows) for split, rows in problem.task.splits.items()},
+        "pool": len(pool),
+        "test": {"mean": on_test.mean(), "std": on_test.std(), "best": on_test.max()},
+        "objectives": {},
     }
+    for name, objective in OBJECTIVES.items():
+        try:
+            fitness = objective(dev, problem.encoded["dev"], problem.metrics)
+        except ValueError:  # no class probabilities in this kind
+            continue
+        order = np.argsort(fitness, kind="stable")
+        first = order[: max(len(pool) // 10, 1)]
+        record["objectives"][name] = {
+            "rank": correlation(ranks(-fitness), ranks(on_test)),
+            "best": float(on_test[order[0]] - on_test.mean()),
+            "tenth": float(on_test[first].mean() - on_test.mean()),
+        }
+    return record
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's; 0 where one of them tells no candidate from another."""
+    one, other = one - one.mean(), other - other.mean()
+    scale = np.linalg.norm(one) * np.linalg.norm(other)
+    return float(one @ other / scale) if scale else 0.0
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0, equal values sharing their mean."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts + 1) / 2)[place]
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """Objectives by targets: mean test score over seeds."""
-    targets = list(dict.fromkeys(record["target"] for record in records))
-    rows: dict[str, dict[str, list[float]]] = {}
-    for record in records:
-        scores = {record["objective"]: record["test"], **record["beside"]}
-        for name, score in scores.items():
-            if score is not None:
-                own = rows.setdefault(name, {})
-                own.setdefault(record["target"], []).append(score)
-    lines = ["| search objective | " + " | ".join([*targets, "mean"]) + " |"]
-    lines.append("|---|" + "---:|" * (len(targets) + 1))
-    for name, by_target in rows.items():
-        means = [np.mean(by_target[target]) for target in targets]
-        cells = [f"{value:.3f}" for value in [*means, np.mean(means)]]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    """Each measure, the mean over targets and seeds, and where it is above zero."""
+    lines = [
+        "| objective | runs | " + " | ".join(MEASURES) + " | tenth above 0 |",
+        "|---|---:|" + "---:|" * (len(MEASURES) + 1),
+    ]
+    for name in OBJECTIVES:
+        own = [r["objectives"][name] for r in records if name in r["objectives"]]
+        if not own:
+            continue
+        means = [f"{np.mean([o[m] for o in own]):+.3f}" for m in MEASURES]
+        above = sum(o["tenth"] > 0 for o in own)
+        cells = [name, str(len(own)), *means, f"{above} of {len(own)}"]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

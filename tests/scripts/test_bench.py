@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fusion_jax.data.encoded import Encoded
-from tests.small_models import write_model
+from tests.small_models import write_model, write_task
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "scripts" / "bench"
@@ -128,3 +128,52 @@ def test_population_gives_candidates_a_second_and_ratios(encoder):
     assert record["like_for_like"]["per_second"] > 0
     assert 0 < record["everything_on"]["raced_rows_share"] <= 1
     assert len(record.get("ratios", ())) == (3 if WITH_TORCH else 0)
+
+
+def test_a_folder_without_experts_is_refused(tmp_path, encoder):
+    done = subprocess.run(
+        [sys.executable, BENCH / "population.py", "--encoder", encoder, "--no-torch",
+         "--max-length", "32", "--run", tmp_path / "nothing"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "nothing holds no experts of emotion" in done.stderr
+
+
+def test_objectives_are_measured_once_a_target(tmp_path, encoder):
+    for name in ("film", "play", "song"):
+        write_task(tmp_path / "tasks" / name)
+    config = f"{ROOT}/configs/dfwe/local.py:data={tmp_path / 'tasks'},smoke"
+    command = [
+        sys.executable, BENCH / "objectives.py", f"--workdir={tmp_path / 'run'}",
+        f"--config={config},encoder={encoder},target=film+play", "--pool=12",
+    ]  # fmt: skip
+
+    def table():
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    printed = table()
+    lines = (tmp_path / "run" / "objectives.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["target"] for record in records] == ["film", "play"]
+    for record in records:
+        for measures in record["objectives"].values():
+            assert -1.0001 <= measures["rank"] <= 1.0001
+            best = record["test"]["best"] - record["test"]["mean"]
+            assert measures["tenth"] <= best + 1e-9
+    assert "| metric_calibrated | 2 |" in printed
+    assert table() == printed
+    assert len((tmp_path / "run" / "objectives.jsonl").read_text().splitlines()) == 2
+
+
+def test_ranks_share_their_mean_and_constants_do_not_correlate():
+    module = script("objectives")
+    ranks = module.ranks(np.array([3.0, 1.0, 3.0, 2.0]))
+    np.testing.assert_allclose(ranks, [2.5, 0.0, 2.5, 1.0])
+    assert module.correlation(ranks, 7 - 2 * ranks) == pytest.approx(-1)
+    assert module.correlation(ranks, np.ones(4)) == 0
