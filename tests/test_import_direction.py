@@ -18,7 +18,7 @@ FLOORS = (
     ("version", "atomic"),
     ("types",),
     ("trees",),
-    ("config", "runtime"),
+    ("config", "runtime", "processes"),
     ("merging",),
     ("",),
     ("peft",),

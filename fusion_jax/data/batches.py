@@ -37,8 +37,8 @@ def eval_batches(
     """Every row exactly once, in batches of about `tokens_per_batch` tokens.
 
     Rows are sorted by length and each bucket has one shape. What is left over in a
-    bucket joins the next longer one where that costs fewer padding tokens than filling
-    its last batch would.
+    bucket joins the next longer one where that costs fewer padding tokens than the
+    bucket's own batches, evened, would.
 
     Args:
       encoded: the split.
@@ -59,12 +59,12 @@ def eval_batches(
         size = max(1, tokens_per_batch // bucket)
         # A small split fills no batch; up to a multiple of 8 is enough then.
         size = min(size, -(-len(encoded) // 8) * 8)
-        rest = len(pending) % size
+        rest = 0 if following is None else len(pending) % size
         if following is not None and rest:
-            if rest * (following - bucket) >= (size - rest) * bucket:
+            count = -(-len(pending) // size)
+            padding = count * _even_size(len(pending), size) - len(pending)
+            if rest * (following - bucket) >= padding * bucket:
                 rest = 0
-        elif following is None:
-            rest = 0
         whole, pending = pending[: len(pending) - rest], pending[len(pending) - rest :]
         size = _even_size(len(whole), size)
         batches += [
@@ -82,7 +82,10 @@ def _even_size(rows: int, size: int) -> int:
     count = -(-rows // size)
     if count <= 1 or count * size - rows <= rows / 10:
         return size
-    return -(-rows // count)
+    even = -(-rows // count)
+    # A multiple of 8 can be spread over devices; it is taken where it costs as little.
+    round_size = -(-even // 8) * 8
+    return round_size if count * round_size - rows <= rows / 10 else even
 
 
 class TrainBatches:

@@ -60,6 +60,15 @@ def gradient_weights(
     loss = loss_of(kind)
     groups = tuple((pattern, 0) for pattern, _ in points.groups)
 
+    # What is no number that could have a gradient is equal in every candidate.
+    leaves = trees.flatten(points.stack)
+    floating = {
+        n: x for n, x in leaves.items() if jnp.issubdtype(x.dtype, jnp.floating)
+    }
+    rest = {name: x[0] for name, x in leaves.items() if name not in floating}
+    fixed = trees.combine(points.shared, trees.unflatten(rest))
+    stack = trees.unflatten(floating)
+
     @jax.jit
     def merge(logits, stack):
         weights = jax.nn.softmax(logits)[None, None]
@@ -67,15 +76,21 @@ def gradient_weights(
 
     @jax.jit
     @jax.value_and_grad
-    def of_merged(merged, shared, batch):
-        outputs = model.apply(trees.combine(merged, shared), batch)
+    def of_merged(merged, fixed, batch):
+        outputs = model.apply(trees.combine(merged, fixed), batch)
         return jnp.sum(loss(outputs, batch) * row_weight(kind, batch))
 
     @jax.jit
     def of_logits(logits, stack, gradient):
-        # The merge is linear: one product with each point, whatever the batches.
+        # The merge is linear: one product with each point, whatever the batches. The
+        # products have a large part in common, which softmax takes away again: they
+        # are summed as exactly as float32 goes.
         by_leaf = jax.tree.map(
-            lambda points, g: points.reshape(len(points), -1) @ g.reshape(-1),
+            lambda points, g: jnp.dot(
+                points.reshape(len(points), -1).astype(jnp.float32),
+                g.reshape(-1),
+                precision="highest",
+            ),
             stack,
             gradient,
         )
@@ -89,16 +104,17 @@ def gradient_weights(
     count = float(sum(jnp.sum(row_weight(kind, batch)) for batch in batches))
     best, losses = (np.inf, logits), []
     for _ in range(steps):
-        merged = merge(logits, points.stack)
-        value, gradient = 0.0, None
+        merged = merge(logits, stack)
+        value = 0.0
+        gradient = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), merged)
         for batch in batches:
-            part, more = of_merged(merged, points.shared, batch)
+            part, more = of_merged(merged, fixed, batch)
             value += float(part) / count
-            gradient = more if gradient is None else _add(gradient, more)
+            gradient = _add(gradient, more)
         losses.append(value)
         if value < best[0]:
             best = (value, logits)
-        mean = of_logits(logits, points.stack, gradient) / count
+        mean = of_logits(logits, stack, gradient) / count
         updates, state = optimizer.update(mean, state)
         logits = jnp.asarray(optax.apply_updates(logits, updates))
     return GradientWeights(np.asarray(jax.nn.softmax(best[1])), losses)

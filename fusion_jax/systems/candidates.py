@@ -29,7 +29,8 @@ class Scorer:
       points: what is interpolated.
       population: the compiled evaluation.
       tokens_per_batch: as the config says.
-      evaluated: candidates so far, one that was asked for again counted once.
+      evaluated: candidates so far; one that was asked for again is counted once,
+        except in races, which remember nothing.
     """
 
     problem: Problem
@@ -47,20 +48,31 @@ class Scorer:
           coefficients: [P, K], or [P, G, K] with groups.
         """
         keys = [row.tobytes() for row in self._per_group(coefficients)]
-        new = {
-            key: p for p, key in reversed([*enumerate(keys)]) if key not in self._seen
-        }
+        new: dict[bytes, int] = {}
+        for p, key in enumerate(keys):
+            if key not in self._seen:
+                new.setdefault(key, p)
         fresh: dict[bytes, dict[str, np.ndarray]] = {}
         if new:
-            found = self.population(coefficients[sorted(new.values())])
-            for row, key in enumerate(sorted(new, key=new.__getitem__)):
-                fresh[key] = {name: x[row] for name, x in found.items()}
+            found = self.population(coefficients[list(new.values())])
             self.evaluated += len(new)
-        known = {**self._seen, **fresh}
-        each = [known[key] for key in keys]
-        if sum(x.nbytes for x in each[0].values()) * len(known) <= REMEMBERED_BYTES:
-            self._seen = known
+            self._remember(list(new), found)
+            if len(new) == len(keys):
+                return found
+            fresh = {
+                key: {name: x[row] for name, x in found.items()}
+                for row, key in enumerate(new)
+            }
+        each = [fresh[key] if key in fresh else self._seen[key] for key in keys]
         return {name: np.stack([one[name] for one in each]) for name in each[0]}
+
+    def _remember(self, keys: list[bytes], found: Mapping[str, np.ndarray]) -> None:
+        size = sum(x.nbytes for x in found.values()) // len(keys)
+        for row, key in enumerate(keys):
+            if size * (len(self._seen) + 1) > REMEMBERED_BYTES:
+                return
+            # Copies: a view would keep the whole population's arrays.
+            self._seen[key] = {name: x[row].copy() for name, x in found.items()}
 
     def scores(self, candidates: Mapping[str, np.ndarray]) -> dict[str, Scores]:
         """Scores of named candidates, each [K] or [G, K]."""

@@ -20,12 +20,12 @@ from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.config import Config
 from fusion_jax.data import Task
 from fusion_jax.data.tokenise import load_tokenizer
+from fusion_jax.processes import agreed, write_once
 from fusion_jax.reports.html import write_report
 from fusion_jax.systems import experts as stages
 from fusion_jax.systems.artefacts import shown, write_artefacts
 from fusion_jax.systems.given import given_experts
 from fusion_jax.systems.interpolation import (
-    RESERVED_NAMES,
     base_is_a_point,
     choose_answer,
     expert_names,
@@ -34,12 +34,12 @@ from fusion_jax.systems.interpolation import (
     leave_one_out,
     loss_plane,
     merged_model,
+    refuse_reserved,
 )
 from fusion_jax.systems.methods import all_scores, rival_weights, scorer_for
 from fusion_jax.systems.multitask import finetune_multitask
 from fusion_jax.systems.outcome import dfwe_results, many_results
 from fusion_jax.systems.problem import Problem, make_problem
-from fusion_jax.systems.processes import agreed, write_once
 from fusion_jax.systems.result import Result, timed
 from fusion_jax.systems.tasks import cut, read_tasks
 from fusion_jax.systems.workdir import open_workdir
@@ -104,7 +104,7 @@ def run(
         write_report(total, None, folder / "report.html")
         atomic.write_json(folder / "results.json", total)
 
-    write_once("summary", write)
+    write_once(str(folder), write)
     return Result(total, folder, None)
 
 
@@ -130,7 +130,7 @@ def run_target(setting: Setting, target: str, folder: Path) -> Result:
       folder: of this run; a finished one is read.
     """
     record = folder / "results.json"
-    if agreed(record.is_file()):
+    if agreed(record.is_file):
         params = hf.load(folder / "model").params
         return Result(json.loads(record.read_text()), folder, params)
     config, seed, seconds = setting.config, setting.seed, {}
@@ -179,7 +179,7 @@ def run_target(setting: Setting, target: str, folder: Path) -> Result:
     }
     params = merged_model(points, chosen)
     write_once(
-        "results",
+        str(folder),
         lambda: write_artefacts(
             folder,
             encoder=config.encoder,
@@ -211,12 +211,10 @@ def _read(config: Config, seed: int) -> dict[str, Task]:
             f"tasks {', '.join(unknown)} are not among those read: "
             f"{', '.join(tasks)}; correct targets or sources"
         )
-    taken = [name for name in sources or tasks if name in RESERVED_NAMES]
-    if taken:
-        raise ValueError(
-            f"tasks {', '.join(taken)}: these names stand for other models in the "
-            f"results (as do {', '.join(sorted(RESERVED_NAMES))}); rename the tasks"
-        )
+    if not config.experts:
+        # A task that is the only target is nobody's source.
+        alone = targets if len(targets) == 1 else ()
+        refuse_reserved([n for n in sources or tasks if n not in alone], "sources")
     astray = [name for name, _ in config.task_lengths if name not in tasks]
     # Where only the named ones are read, others may have lengths too.
     if astray and not enough:
@@ -262,6 +260,7 @@ def train_models(
     tune = _fit_config(config, config.target, setting.seed)
     if config.experts:
         models = given_experts(config.experts, config.encoder, problem)
+        refuse_reserved(models, "experts")
         start = None
         if base_is_a_point(config):
             start = stages.target_start(problem, encoder, tune, folder)

@@ -11,9 +11,9 @@ import numpy as np
 from fusion_jax import trees
 from fusion_jax.checkpoints.huggingface import Checkpoint, hash_params
 from fusion_jax.data.batches import TrainBatches, bucket_lengths
+from fusion_jax.processes import agreed
 from fusion_jax.systems.identity import fit_identity
 from fusion_jax.systems.problem import Problem, same_head, starting_params
-from fusion_jax.systems.processes import agreed
 from fusion_jax.systems.workdir import cached_params, content_hash
 from fusion_jax.training.config import FitConfig
 from fusion_jax.training.fit import fit, fit_stack
@@ -159,7 +159,7 @@ def finetune_experts(
         )
         for name in starts
     }
-    missing = [name for name in starts if not agreed(files[name].is_file())]
+    missing = [name for name in starts if not agreed(files[name].is_file)]
     tuned: dict[str, Params] = {}
     if missing:
         held = [trees.partition(starts[name], config.frozen) for name in missing]

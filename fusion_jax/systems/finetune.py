@@ -14,12 +14,12 @@ from fusion_jax.data.task import hash_task
 from fusion_jax.data.tokenise import load_tokenizer
 from fusion_jax.evaluation.bootstrap import interval
 from fusion_jax.evaluation.scoring import Scores
+from fusion_jax.processes import agreed, on_own_device, write_once
 from fusion_jax.reports.html import write_report
 from fusion_jax.systems.experts import head_key
 from fusion_jax.systems.identity import fit_identity
 from fusion_jax.systems.outcome import SCHEMA_VERSION, versions
 from fusion_jax.systems.problem import Problem, make_problem, starting_params
-from fusion_jax.systems.processes import agreed, on_own_device, write_once
 from fusion_jax.systems.result import Result, timed
 from fusion_jax.systems.saved_model import score_splits
 from fusion_jax.systems.tasks import cut, read_tasks
@@ -58,7 +58,7 @@ def run(
     plain = json.loads(config.to_json())
     folder = open_workdir(workdir, plain, overwrite=overwrite)
     finished = folder / "results.json"
-    if agreed(finished.is_file()):
+    if agreed(finished.is_file):
         return Result(
             json.loads(finished.read_text()), folder, hf.load(folder / "model").params
         )
@@ -82,7 +82,7 @@ def run(
         )
     results = finetune_results(plain, problem, scores, trained, seconds)
     write_once(
-        "results",
+        str(folder),
         lambda: _save(config, problem, encoder, trained.params, results, folder),
     )
     return Result(results, folder, trained.params)

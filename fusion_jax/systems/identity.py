@@ -1,5 +1,6 @@
 """What a fit is made of, as a name: equal fits are found again, others never met."""
 
+import dataclasses
 from typing import Any
 
 from fusion_jax.checkpoints.huggingface import Checkpoint
@@ -28,6 +29,7 @@ def fit_identity(
         dev=hash_encoded(problem.encoded["dev"]),
         metrics=problem.metrics,
         encoder=encoder.sha256,
+        architecture=dataclasses.asdict(encoder.config),
         fit=config.decisive(),
         max_length=problem.max_length,
         **more,

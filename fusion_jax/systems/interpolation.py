@@ -1,6 +1,6 @@
 """Between the experts: the points, the search, the answer, and what it rests on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 from fusion_jax import trees
 from fusion_jax.checkpoints.huggingface import hash_params
 from fusion_jax.config import Config
-from fusion_jax.data.task import hash_task
+from fusion_jax.data.encoded import hash_encoded
 from fusion_jax.evaluation.scoring import Scores
 from fusion_jax.merging import weighted_average
+from fusion_jax.processes import is_first
 from fusion_jax.search import soups
 from fusion_jax.search.answer import Answer, choose
 from fusion_jax.search.loop import SearchResult, search
@@ -23,7 +24,6 @@ from fusion_jax.search.space import NEEDS_BASE, SPACES, Space, around_base
 from fusion_jax.systems.candidates import Scorer, make_fitness
 from fusion_jax.systems.experts import DIRECT
 from fusion_jax.systems.multitask import MULTITASK
-from fusion_jax.systems.processes import is_first
 from fusion_jax.systems.workdir import content_hash
 from fusion_jax.types import Params
 
@@ -35,6 +35,24 @@ BEST = tuple(f"best_{i}" for i in range(1, 6))
 
 RESERVED_NAMES = frozenset({BASE, DIRECT, MULTITASK, "mean", "uniform", *BEST})
 """What no source may be called: experts and candidates share their tables."""
+
+
+def refuse_reserved(names: Iterable[str], what: str) -> None:
+    """Raises where a source or an expert has a name that stands for another model.
+
+    Args:
+      names: of sources or of experts that were given.
+      what: says which, for the message.
+
+    Raises:
+      ValueError: all such names.
+    """
+    taken = sorted(set(names) & RESERVED_NAMES)
+    if taken:
+        raise ValueError(
+            f"{what} {', '.join(taken)}: these names stand for other models in the "
+            f"results (as do {', '.join(sorted(RESERVED_NAMES))}); rename them"
+        )
 
 
 def base_is_a_point(config: Config) -> bool:
@@ -113,9 +131,10 @@ def find_weights(config: Config, dev: Scorer, seed: int, folder: Path) -> Search
         search=options.to_dict(),
         points=points.names,
         experts=hash_params(points.stack),
-        task=hash_task(dev.problem.task),
+        shared=hash_params(points.shared),
+        dev=hash_encoded(dev.problem.encoded[dev.split]),
         metrics=dev.problem.metrics,
-        max_length=dev.problem.max_length,
+        dtype=config.dtype,
         seed=seed,
     )
     return search(

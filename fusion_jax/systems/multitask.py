@@ -42,6 +42,8 @@ def finetune_multitask(
       target_config: of the fine-tuning after it, the same as the experts'.
       folder: where finished models are kept.
     """
+    # One order of the tasks, whichever of them is the target.
+    problems = dict(sorted(problems.items()))
     kinds = {name: problem.kind for name, problem in problems.items()}
     # Heads of one kind are padded to its largest label count, as their batches are.
     widths = {

@@ -17,7 +17,7 @@ from fusion_jax.checkpoints.tensors import (
     read_file,
     write_file,
 )
-from fusion_jax.systems.processes import agreed, on_own_device, write_once
+from fusion_jax.processes import agreed, on_own_device, write_once
 from fusion_jax.types import Params
 
 
@@ -44,7 +44,7 @@ def open_workdir(
         has results and no config.
     """
     folder = Path(path)
-    write_once("workdir", lambda: _open(folder, config, overwrite))
+    write_once(f"{folder}/config.json", lambda: _open(folder, config, overwrite))
     return folder
 
 
@@ -98,7 +98,7 @@ def cached_params(file: Path, compute: Callable[[], Params]) -> tuple[Params, bo
         finite; nothing is written then.
       WriteFailed: the disk is full or the folder not writable.
     """
-    if agreed(file.is_file()):
+    if agreed(file.is_file):
         try:
             leaves = {name: jnp.asarray(x) for name, x in read_file(file).items()}
         except CheckpointError as error:
@@ -114,7 +114,7 @@ def cached_params(file: Path, compute: Callable[[], Params]) -> tuple[Params, bo
             leaves = trees.flatten(params)
             write_file(staging, {name: np.asarray(x) for name, x in leaves.items()})
 
-    write_once(file.name, write)
+    write_once(str(file), write)
     return params, False
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from fusion_jax.processes import least
 from fusion_jax.training.config import FitConfig
 from fusion_jax.training.sharding import has_rows
 from fusion_jax.trees import combine, num_bytes
@@ -49,7 +50,8 @@ def choose_width(
         )
     if experts == 1:
         return 1
-    device = mesh.devices.flat[0]
+    # What one process has free, another may not; a group is of one width in all.
+    device = jax.local_devices()[0]
     if device.platform == "cpu":
         # On 2 cores vmap over 4 MiniLM experts took 0.93 to 1.08 of the time of one
         # after another (batches of 16 x 32 and 16 x 64), lax.map over them 0.97 to
@@ -59,6 +61,7 @@ def choose_width(
     limit = _free_bytes(device)
     if limit is None:
         return experts
+    limit = least(limit)
     each = bytes_per_expert()
     width = fitting_width(experts, int((_FILL * limit - bytes_shared) / each), ways)
     logger.info(

@@ -139,13 +139,7 @@ def make_setting(options: argparse.Namespace) -> dict:
         else hf.attach_encoder(model, checkpoint.params, key)
     )
     if options.run:
-        files = sorted(options.run.glob("experts/emotion-from-*.safetensors"))
-        experts = {
-            file.stem.split("-")[2]: trees.unflatten(read_file(file)) for file in files
-        }
-        experts.pop("multitask", None)
-        if len(experts) < 2:
-            raise SystemExit(f"--run: {options.run} holds no experts of emotion")
+        experts = experts_of(options.run)
         options.experts = len(experts)
     else:
         experts = random_experts(base, options.experts)
@@ -160,6 +154,23 @@ def make_setting(options: argparse.Namespace) -> dict:
         "candidates": weights.astype(np.float32),
         "checkpoint": checkpoint,
     }
+
+
+def experts_of(run: Path) -> dict:
+    """The experts of emotion of a finished quickstart with one seed."""
+    files = sorted(run.glob("experts/emotion-from-*.safetensors"))
+    # NAME-HASH: two of one name are of two recipes or seeds.
+    names = [
+        file.stem.removeprefix("emotion-from-").rpartition("-")[0] for file in files
+    ]
+    found = dict(zip(names, files, strict=True))
+    found.pop("multitask", None)
+    if len(found) < 2 or len(set(names)) < len(names):
+        raise SystemExit(
+            f"--run: {run} holds {len(names)} experts of emotion by the names "
+            f"{', '.join(sorted(set(names)))}; give a quickstart of one seed"
+        )
+    return {name: trees.unflatten(read_file(file)) for name, file in found.items()}
 
 
 def random_experts(base: dict, count: int) -> dict:

@@ -1,4 +1,4 @@
-"""One process of a job that runs a system: process.py ROOT PROCESSES PROCESS PORT.
+"""One process of a job: process.py ROOT PROCESSES PROCESS PORT MAX_LENGTH.
 
 ROOT holds encoder/ and tasks/; the runs go to ROOT/dfwe_N and ROOT/finetune_N.
 """
@@ -13,7 +13,7 @@ from fusion_jax import runtime
 
 
 def main() -> None:
-    root, count, number, port = Path(sys.argv[1]), *map(int, sys.argv[2:])
+    root, count, number, port, length = Path(sys.argv[1]), *map(int, sys.argv[2:])
     if count > 1:
         runtime.initialize(
             coordinator=f"localhost:{port}", num_processes=count, process_id=number
@@ -27,7 +27,7 @@ def main() -> None:
     for config in (tune, merge):
         config.encoder = str(root / "encoder")
         config.data = {"reader": "folders", "path": str(root / "tasks")}
-        config.max_length = 16
+        config.max_length = length
     tune.target = "film"
     tune.fit.update(short)
     merge.targets = ("film",)

@@ -244,7 +244,10 @@ def test_an_unknown_target_lists_the_tasks(place):
     "changes,message",
     [
         ({"seeds": 0}, r"seeds: 0 asked for"),
-        ({"sources": ("play", "direct")}, r"tasks direct: these names stand for other"),
+        (
+            {"sources": ("play", "direct")},
+            r"sources direct: these names stand for other",
+        ),
         ({"task_lengths": (("folm", 32),)}, r"task_lengths: folm"),
     ],
     ids=("seeds", "names", "lengths"),

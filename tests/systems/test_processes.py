@@ -14,41 +14,44 @@ from tests.small_models import write_model, write_task
 PROCESS = Path(__file__).parent / "process.py"
 
 
-def start(root, processes):
-    """What each process printed: system -> its methods."""
+def start(root, processes, length=16):
+    """What each process ended with, and what it printed: system -> its methods."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    # Files, not pipes: a process that waits for its reader makes the others wait.
+    files = [(root / f"{processes}_{i}.log").open("w+") for i in range(processes)]
     started = [
         subprocess.Popen(
-            [
-                sys.executable,
-                str(PROCESS),
-                str(root),
-                str(processes),
-                str(i),
-                str(port),
-            ],
+            [sys.executable, *map(str, (PROCESS, root, processes, i, port, length))],
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            stdout=file,
+            stderr=subprocess.STDOUT,
         )
-        for i in range(processes)
+        for i, file in enumerate(files)
     ]
     try:
-        outputs = [one.communicate(timeout=400) for one in started]
+        codes = [one.wait(timeout=400) for one in started]
     finally:
         for one in started:
             one.kill()
-    for one, (_, errors) in zip(started, outputs, strict=True):
-        assert one.returncode == 0, errors[-4000:]
-    printed = [
-        [line.split(" ", 1) for line in out.splitlines() if line.startswith(SYSTEMS)]
-        for out, _ in outputs
-    ]
-    return [{name: json.loads(text) for name, text in lines} for lines in printed]
+    found = []
+    for code, file in zip(codes, files, strict=True):
+        file.seek(0)
+        output = file.read()
+        file.close()
+        lines = [x.split(" ", 1) for x in output.splitlines() if x.startswith(SYSTEMS)]
+        found.append((code, {name: json.loads(x) for name, x in lines}, output))
+    return found
+
+
+def finished(*arguments):
+    """What the processes printed; all came to their end."""
+    found = start(*arguments)
+    for code, _, output in found:
+        assert code == 0, output[-4000:]
+    return [printed for _, printed, _ in found]
 
 
 SYSTEMS = ("finetune", "dfwe")
@@ -59,11 +62,12 @@ def test_two_processes_leave_one_run_like_that_of_one(tmp_path):
     write_model(tmp_path / "encoder")
     for name in ("film", "play", "song"):
         write_task(tmp_path / "tasks" / name)
-    [alone] = start(tmp_path, 1)
-    both = start(tmp_path, 2)
+    [alone] = finished(tmp_path, 1)
+    both = finished(tmp_path, 2)
     for system in SYSTEMS:
-        for methods in both:
-            assert methods[system].keys() == alone[system].keys()
+        assert both[0][system].keys() == alone[system].keys()
+        # Each on its own devices, with the same numbers.
+        assert both[1][system] == both[0][system]
         one, two = (tmp_path / f"{system}_{n}" for n in (1, 2))
         # The name of a search's state holds the experts, to the last bit.
         kinds = [
@@ -79,5 +83,10 @@ def test_two_processes_leave_one_run_like_that_of_one(tmp_path):
             )
     # A finished run is read by both, not made anew.
     before = (tmp_path / "dfwe_2" / "results.json").stat().st_mtime_ns
-    assert start(tmp_path, 2)[0]["dfwe"] == both[0]["dfwe"]
+    assert finished(tmp_path, 2)[0]["dfwe"] == both[0]["dfwe"]
     assert (tmp_path / "dfwe_2" / "results.json").stat().st_mtime_ns == before
+    # What fails in the first ends the others too, with a word on where to look.
+    (code, _, first), (other, _, second) = start(tmp_path, 2, 20)
+    assert code != 0 and other != 0
+    assert "holds a run of another config" in first
+    assert "process 0 could not write" in second
