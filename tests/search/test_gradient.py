@@ -101,3 +101,14 @@ def test_what_is_shared_stays_and_groups_get_one_weight(
     for other in found[1:]:
         np.testing.assert_allclose(other.losses, found[0].losses, rtol=1e-5)
         np.testing.assert_allclose(other.coefficients, found[0].coefficients, atol=1e-5)
+
+
+def test_leaves_that_are_counters_have_no_part_in_it(
+    learned, linear_model, linear_points, linear_batches
+):
+    steps = np.arange(3, dtype=np.int32)[:, None]
+    counted = linear_points._replace(stack={**linear_points.stack, "steps": steps})
+    found = gradient_weights(
+        linear_model, "single_label", counted, linear_batches, steps=12
+    )
+    np.testing.assert_array_equal(found.coefficients, learned.coefficients)
