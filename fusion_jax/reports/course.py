@@ -18,6 +18,7 @@ OBJECTIVES = {
     "calibrated_loss": "dev loss after calibration",
     "soft_f1": "1 \N{MINUS SIGN} soft F1 on dev",
     "metric": "\N{MINUS SIGN} score on dev",
+    "auto": "\N{MINUS SIGN} soft F1 or score on dev",
     "metric_calibrated": "\N{MINUS SIGN} score on dev",
 }
 

@@ -72,7 +72,7 @@ def dfwe_config() -> ConfigDict:
             "space": "simplex",
             "budget": 100,
             "population": 0,
-            "objective": "metric_calibrated",
+            "objective": "auto",
             "groups": (),
             "with_base": False,
             "race": False,

@@ -24,7 +24,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from fusion_jax import runtime
-from fusion_jax.evaluation.objectives import OBJECTIVES
+from fusion_jax.evaluation.objectives import OBJECTIVES, WITHOUT_PROBABILITIES
 from fusion_jax.evaluation.scoring import score_many
 from fusion_jax.search import soups
 from fusion_jax.systems import dfwe
@@ -93,8 +93,11 @@ def measure(setting: dfwe.Setting, target: str) -> dict[str, Any]:
         "objectives": {},
     }
     for name, objective in OBJECTIVES.items():
-        if name == "soft_f1" and problem.kind in ("span", "token"):
-            continue  # these keep no class probabilities
+        # 'auto' is one of the others.
+        if name == "auto" or (
+            name == "soft_f1" and problem.kind in WITHOUT_PROBABILITIES
+        ):
+            continue
         fitness = objective(dev, problem.encoded["dev"], problem.metrics)
         record["objectives"][name] = measures(fitness, on_test)
     return record

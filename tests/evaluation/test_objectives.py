@@ -104,3 +104,12 @@ def test_soft_f1_of_label_sets_and_choices(generator, make_encoded):
 def test_soft_f1_without_probabilities_says_what_to_use(kind, make_encoded):
     with pytest.raises(ValueError, match="use calibrated_loss"):
         OBJECTIVES["soft_f1"]({}, make_encoded(kind, [], num_labels=2), ())
+
+
+def test_auto_is_the_smooth_one_where_there_are_probabilities(case, make_encoded):
+    readout, encoded = case
+    smooth = OBJECTIVES["soft_f1"](readout, encoded, METRICS)
+    np.testing.assert_array_equal(OBJECTIVES["auto"](readout, encoded, METRICS), smooth)
+    tags = make_encoded("token", [{"tags": [0, 1]}] * 2, num_labels=2)
+    with pytest.raises(ValueError, match="soft_f1 needs class probabilities"):
+        OBJECTIVES["soft_f1"]({"logits": np.zeros(0)}, tags, ("accuracy",))

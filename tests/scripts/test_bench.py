@@ -166,7 +166,7 @@ def test_objectives_are_measured_once_a_target(tmp_path, encoder):
     assert [record["target"] for record in records] == ["film", "play"]
     for record in records:
         assert record["pool"] == 12
-        assert set(record["objectives"]) == set(OBJECTIVES)
+        assert set(record["objectives"]) == set(OBJECTIVES) - {"auto"}
     assert "| metric_calibrated | 2 |" in printed
     assert table() == printed
     assert len((tmp_path / "run" / "objectives.jsonl").read_text().splitlines()) == 2
