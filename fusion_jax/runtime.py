@@ -3,6 +3,7 @@
 Nothing here runs at import, and nothing touches a device before `initialize`.
 """
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -113,6 +114,17 @@ def keep_freed_memory() -> bool:
     # mmap_threshold (its largest allowed value), trim_threshold, top_pad.
     settings = ((-3, 32 * 2**20), (-1, 2**31 - 1), (-2, 64 * 2**20))
     return all([mallopt(name, value) for name, value in settings])
+
+
+def release_freed_memory() -> None:
+    """Gives what was freed, and kept by `keep_freed_memory`, back to the system.
+
+    For between two stages: inside one, the next step would fault every page in again.
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def device_report() -> dict[str, Any]:

@@ -97,3 +97,30 @@ def test_the_environment_may_ask_for_processes():
         port = probe.getsockname()[1]
     found = run(code.format(port=port))
     assert found.stdout.strip().splitlines()[-1] == "True", found.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="settings of glibc")
+def test_freed_memory_is_kept_and_given_back_when_asked():
+    code = """
+import numpy as np
+from fusion_jax import runtime
+
+def mib():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4 / 1024
+
+if not runtime.keep_freed_memory():
+    print("no glibc")
+    raise SystemExit
+blocks = [np.ones(2**20, np.uint8) for _ in range(200)]
+held = mib()
+del blocks
+kept = mib()
+runtime.release_freed_memory()
+print(held - kept < 50, kept - mib() > 150)
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    if done.stdout.strip() == "no glibc":
+        pytest.skip("another C library")
+    assert done.stdout.split() == ["True", "True"]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fusion_jax.runtime import release_freed_memory
 from fusion_jax.types import Params
 
 logger = logging.getLogger(__name__)
@@ -31,5 +32,6 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     """Writes the seconds of the block into `seconds[stage]`, and logs them."""
     begun = time.perf_counter()
     yield
+    release_freed_memory()
     seconds[stage] = round(time.perf_counter() - begun, 2)
     logger.info("%s: %.1f s", stage, seconds[stage])

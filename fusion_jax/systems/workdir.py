@@ -18,6 +18,7 @@ from fusion_jax.checkpoints.tensors import (
     write_file,
 )
 from fusion_jax.processes import agreed, on_own_device, write_once
+from fusion_jax.runtime import release_freed_memory
 from fusion_jax.types import Params
 
 
@@ -107,6 +108,7 @@ def cached_params(file: Path, compute: Callable[[], Params]) -> tuple[Params, bo
             ) from error
         return trees.unflatten(leaves), True
     params = on_own_device(compute())
+    release_freed_memory()
     check_finite(params, file.stem)
 
     def write() -> None:
