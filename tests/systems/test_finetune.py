@@ -84,7 +84,7 @@ def test_the_saved_model_scores_on_the_folder_what_the_run_reports(finished, fol
 
 def test_the_report_is_one_page_about_this_run(finished):
     page = (finished.workdir / "report.html").read_text()
-    assert "finetune on opinion" in page
+    assert "fine-tune on opinion" in page
     assert "<script src" not in page and "<link" not in page
 
 
