@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1
 
 from fusion_jax.atomic import WriteFailed
+from fusion_jax.processes import is_first
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -65,7 +66,7 @@ def save(path: str | os.PathLike[str], tree: Any, metadata: Any = None) -> None:
             for left in target.parent.glob(f"{staging.name}*"):
                 shutil.rmtree(left, ignore_errors=True)
             raise
-        if jax.process_index() == 0:
+        if is_first():
             _swap(staging, target)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"saved {target.name}")

@@ -105,12 +105,13 @@ def gradient_weights(
     best, losses = (np.inf, logits), []
     for _ in range(steps):
         merged = merge(logits, stack)
-        value = 0.0
+        total = jnp.zeros(())
         gradient = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), merged)
         for batch in batches:
             part, more = of_merged(merged, fixed, batch)
-            value += float(part) / count
+            total += part
             gradient = _add(gradient, more)
+        value = float(total) / count
         losses.append(value)
         if value < best[0]:
             best = (value, logits)

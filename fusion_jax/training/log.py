@@ -8,10 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
 from fusion_jax import atomic
+from fusion_jax.processes import is_first
 
 
 class MetricsLog:
@@ -23,7 +23,7 @@ class MetricsLog:
     def __init__(self, folder: str | os.PathLike[str] | None):
         """Writes to `folder`/metrics.jsonl, made with the first line."""
         self._path: Path | None = None
-        if folder is not None and jax.process_index() == 0:
+        if folder is not None and is_first():
             self._path = Path(folder) / "metrics.jsonl"
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -72,7 +72,7 @@ class ProgressBar:
             desc=name,
             unit="step",
             mininterval=0.5,
-            disable=None if shown and jax.process_index() == 0 else True,
+            disable=None if shown and is_first() else True,
         )
         self._clock = time.monotonic()
         self._tokens = 0

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from fusion_jax.checkpoints import orbax
+from fusion_jax.processes import is_first
 from fusion_jax.training.config import FitConfig
 from fusion_jax.training.feed import Feed
 from fusion_jax.training.selection import Standing
@@ -146,7 +147,7 @@ class Saver:
         self.close()
         record = {"identity": self._identity, "course": course.to_json()}
         orbax.save(self._folder / "result", params, record)
-        if jax.process_index() == 0:
+        if is_first():
             shutil.rmtree(self._folder / "steps", ignore_errors=True)
 
     def close(self) -> None:
