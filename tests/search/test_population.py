@@ -1,6 +1,7 @@
 """Population evaluation: every way of running gives the same readouts."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -173,6 +174,32 @@ def test_temporaries_do_not_grow_with_the_population():
     assert compiled_memory(evaluate) == memory
     more = compiled_memory(population(way="layers", chunk=8))
     assert more["temporaries"] > memory["temporaries"]
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_temporaries_do_not_grow_with_the_depth(chunk):
+    """One stage's merge and activations at a time: merges wait for their turn, buffers
+    are used again. A schedule that overlaps the stages would lose both."""
+
+    def temporaries(depth):
+        # Wide enough that weights outweigh the buffers of a few bytes.
+        config = replace(
+            CONFIG, num_layers=depth, hidden_size=128, intermediate_size=512
+        )
+        model = build_model(config, "single_label", 3)
+        experts = {str(k): model.init(jax.random.key(k)) for k in range(3)}
+        points = make_points(experts, shared=[], groups=((".*", 0),))
+        evaluate = make_population(
+            model,
+            functools.partial(readout, "single_label"),
+            points,
+            batches("single_label"),
+            way="layers",
+            chunk=chunk,
+        )
+        return compiled_memory(evaluate)["temporaries"]
+
+    assert temporaries(9) < 1.2 * temporaries(3)
 
 
 def test_one_program_serves_all_generations():
