@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from fusion_jax import trees
-from fusion_jax.merging.coefficients import per_leaf
+from fusion_jax.merging.combine import contract
+from fusion_jax.merging.form import Block, Facts, Form, Options
+from fusion_jax.merging.in_memory import require_base, run
+from fusion_jax.merging.record import Merge
 from fusion_jax.types import Coefficients, Key, Params, ParamStack
 
 
@@ -15,6 +18,7 @@ def weighted_average(
     base: Params | None = None,
     key: Key | None = None,
     groups: trees.Rules[int] | None = None,
+    normalize: bool = False,
 ) -> Params:
     """Weighted average of experts, with the weights as they are given.
 
@@ -22,10 +26,11 @@ def weighted_average(
 
     Args:
       stack: tree of [K, ...]; float leaves of any dtype.
-      coefficients: [K], [G, K] with `groups`, or a tree of [K]; not normalised.
+      coefficients: [K], [G, K] with `groups`, or a tree of [K].
       base: not used.
       key: not used.
       groups: ordered (regular expression, row of coefficients) rules.
+      normalize: divide by sum_k c_k, which must not be zero.
 
     Returns:
       Tree of [...], dtypes of `stack`; sums in float32. Leaves that are not floating
@@ -37,8 +42,7 @@ def weighted_average(
     Reference: Wortsman et al. 2022, arXiv:2203.05482 (uniform weights).
     """
     del base, key
-    rows = per_leaf(stack, coefficients, groups)
-    return trees.map_with_names(lambda name, x: _weighted_sum(rows[name], x), stack)
+    return run(average_form(normalize=normalize), stack, coefficients, groups=groups)
 
 
 def task_arithmetic(
@@ -48,10 +52,12 @@ def task_arithmetic(
     base: Params | None = None,
     key: Key | None = None,
     groups: trees.Rules[int] | None = None,
+    scale: jax.Array | float = 1.0,
+    normalize: bool = False,
 ) -> Params:
     """Adds scaled task vectors to the pretrained model.
 
-    theta = theta_0 + sum_k c_k (theta_k - theta_0)
+    theta = theta_0 + scale * sum_k c_k (theta_k - theta_0)
 
     Args:
       stack: tree of [K, ...].
@@ -59,6 +65,8 @@ def task_arithmetic(
       base: tree of [...], the pretrained model.
       key: not used.
       groups: ordered (regular expression, row of coefficients) rules.
+      scale: lambda, of the summed task vector.
+      normalize: divide the sum by sum_k c_k.
 
     Returns:
       Tree of [...], dtypes of `stack`; computed in float32 from differences, so that
@@ -71,18 +79,14 @@ def task_arithmetic(
     Reference: Ilharco et al. 2023, arXiv:2212.04089.
     """
     del key
-    base = _require_base(base, stack, "task_arithmetic")
-    rows = per_leaf(stack, coefficients, groups)
-    anchors = trees.flatten(base)
-
-    def add(name: str, experts: jax.Array) -> jax.Array:
-        if not jnp.issubdtype(experts.dtype, jnp.floating):
-            return experts[0]
-        anchor = anchors[name].astype(jnp.float32)
-        vectors = experts.astype(jnp.float32) - anchor
-        return (anchor + _contract(rows[name], vectors)).astype(experts.dtype)
-
-    return trees.map_with_names(add, stack)
+    return run(
+        task_arithmetic_form(normalize=normalize),
+        stack,
+        coefficients,
+        base=require_base(base, "task_arithmetic"),
+        groups=groups,
+        options={"scale": scale},
+    )
 
 
 def wise_ft(
@@ -113,41 +117,73 @@ def wise_ft(
     Reference: Wortsman et al. 2021, arXiv:2109.01903.
     """
     del key
-    base = _require_base(base, stack, "wise_ft")
-    if trees.stack_size(stack) != 1:
-        raise ValueError(
-            f"wise_ft: {trees.stack_size(stack)} experts given, takes one; use "
-            "task_arithmetic for several"
-        )
-    rows = per_leaf(stack, coefficients, groups)
-    anchors = trees.flatten(base)
-
-    def interpolate(name: str, experts: jax.Array) -> jax.Array:
-        if not jnp.issubdtype(experts.dtype, jnp.floating):
-            return experts[0]
-        alpha = rows[name][0]
-        merged = (1 - alpha) * anchors[name].astype(jnp.float32)
-        merged += alpha * experts[0].astype(jnp.float32)
-        return merged.astype(experts.dtype)
-
-    return trees.map_with_names(interpolate, stack)
+    base = require_base(base, "wise_ft")
+    return run(wise_ft_form(), stack, coefficients, base=base, groups=groups)
 
 
-def _weighted_sum(row: jax.Array, experts: jax.Array) -> jax.Array:
-    if not jnp.issubdtype(experts.dtype, jnp.floating):
-        return experts[0]
-    return _contract(row, experts.astype(jnp.float32)).astype(experts.dtype)
+def average_form(*, normalize: bool = False) -> Form:
+    """The form of `weighted_average`."""
+
+    def apply(block: Block, facts: Facts, options: Options) -> jax.Array:
+        del facts, options
+        row = block.coefficients
+        return contract(row / jnp.sum(row) if normalize else row, block.experts)
+
+    return Form(apply)
 
 
-def _contract(row: jax.Array, experts: jax.Array) -> jax.Array:
-    # Highest precision: the default of a TPU rounds the operands to bfloat16, whose
-    # 8 bits hide the small steps of a search.
-    return jnp.einsum("k,k...->...", row, experts, precision="highest")
+def task_arithmetic_form(*, normalize: bool = False) -> Form:
+    """The form of `task_arithmetic`."""
+
+    def apply(block: Block, facts: Facts, options: Options) -> jax.Array:
+        del facts
+        assert block.base is not None
+        row = block.coefficients
+        row = options["scale"] * (row / jnp.sum(row) if normalize else row)
+        return block.base + contract(row, block.deltas)
+
+    return Form(apply)
 
 
-def _require_base(base: Params | None, stack: ParamStack, method: str) -> Params:
-    if base is None:
-        raise ValueError(f"{method}: needs base=, the pretrained parameters")
-    first = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), stack)
-    trees.check_same_structure([first, base], ["the experts", "base"])
-    return base
+def wise_ft_form() -> Form:
+    """The form of `wise_ft`."""
+
+    def apply(block: Block, facts: Facts, options: Options) -> jax.Array:
+        del facts, options
+        assert block.base is not None
+        if len(block.experts) != 1:
+            raise ValueError(
+                f"wise_ft: {len(block.experts)} experts given, takes one; use "
+                "task_arithmetic for several"
+            )
+        alpha = block.coefficients[0]
+        return (1 - alpha) * block.base + alpha * block.experts[0]
+
+    return Form(apply)
+
+
+RECORDS: dict[str, Merge] = {
+    "weighted_average": Merge(
+        function=weighted_average,
+        form=average_form,
+        promises=frozenset({"one_hot", "equal_experts", "permutation", "shift"}),
+        reference="Wortsman et al. 2022, arXiv:2203.05482",
+    ),
+    "task_arithmetic": Merge(
+        function=task_arithmetic,
+        form=task_arithmetic_form,
+        needs=frozenset({"base"}),
+        promises=frozenset(
+            {"one_hot", "equal_experts", "permutation", "base_at_zero", "shift"}
+        ),
+        reference="Ilharco et al. 2023, arXiv:2212.04089",
+    ),
+    "wise_ft": Merge(
+        function=wise_ft,
+        form=wise_ft_form,
+        needs=frozenset({"base"}),
+        promises=frozenset({"one_hot", "base_at_zero", "shift"}),
+        experts=(1, 1),
+        reference="Wortsman et al. 2021, arXiv:2109.01903",
+    ),
+}
