@@ -28,7 +28,7 @@ def directory(path: str | os.PathLike[str]) -> Iterator[Path]:
       WriteFailed: names the path when the disk is full or the folder not writable.
     """
     target = Path(path)
-    with _explained(target):
+    with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(
             tempfile.mkdtemp(
@@ -37,7 +37,7 @@ def directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         )
         staging.chmod(0o755)
     try:
-        with _explained(target):
+        with explained(target):
             yield staging
             for file in staging.rglob("*"):
                 if file.is_file():
@@ -66,7 +66,7 @@ def file(path: str | os.PathLike[str]) -> Iterator[Path]:
       WriteFailed: names the path when the disk is full or the folder not writable.
     """
     target = Path(path)
-    with _explained(target):
+    with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
             prefix=f".{target.name}.", suffix=".partial", dir=target.parent
@@ -102,7 +102,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def append_text(path: str | os.PathLike[str], text: str) -> None:
     """Appends UTF-8 text to a file, which a full disk leaves as it was."""
     target = Path(path)
-    with _explained(target):
+    with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered: closing the file must not write once more what did not fit.
         with target.open("ab", buffering=0) as handle:
@@ -117,7 +117,7 @@ def append_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 @contextlib.contextmanager
-def _explained(target: Path) -> Iterator[None]:
+def explained(target: Path) -> Iterator[None]:
     """Turns the operating system's word into one that names the file and the way."""
     try:
         yield

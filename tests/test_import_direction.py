@@ -41,6 +41,7 @@ HOMES = {
     "safetensors": ("checkpoints",),
     "transformers": ("data",),
     "datasets": ("data",),
+    "yaml": ("checkpoints",),
     "tokenizers": ("data",),
     "evosax": ("search",),
     "matplotlib": ("reports",),

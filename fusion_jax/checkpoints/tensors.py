@@ -36,19 +36,7 @@ def read_weights(directory: Path) -> dict[str, tuple[np.ndarray, Path]]:
       CheckpointError: no safetensors, a shard is missing, a file is truncated, a
         name of the index is in no shard.
     """
-    if (directory / WEIGHTS).is_file():
-        files, promised = [directory / WEIGHTS], {}
-    elif (directory / INDEX).is_file():
-        promised = _weight_map(directory / INDEX)
-        files = [directory / name for name in sorted(set(promised.values()))]
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise CheckpointError(
-                f"{directory / INDEX} names shards that are not there: "
-                f"{', '.join(missing)}; copy or download them again"
-            )
-    else:
-        raise CheckpointError(_why_no_weights(directory))
+    files, promised = shards_of(directory)
     found: dict[str, tuple[np.ndarray, Path]] = {}
     for file in files:
         for name, array in read_file(file).items():
@@ -63,6 +51,30 @@ def read_weights(directory: Path) -> dict[str, tuple[np.ndarray, Path]]:
             "and the shards are of different models: download both again"
         )
     return found
+
+
+def shards_of(directory: Path) -> tuple[list[Path], dict[str, str]]:
+    """The weight files of a model folder.
+
+    Returns:
+      (files, tensor -> file name as the index promises it; empty without an index).
+
+    Raises:
+      CheckpointError: no safetensors, or a shard that the index names is missing.
+    """
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS], {}
+    if (directory / INDEX).is_file():
+        promised = _weight_map(directory / INDEX)
+        files = [directory / name for name in sorted(set(promised.values()))]
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise CheckpointError(
+                f"{directory / INDEX} names shards that are not there: "
+                f"{', '.join(missing)}; copy or download them again"
+            )
+        return files, promised
+    raise CheckpointError(_why_no_weights(directory))
 
 
 def read_file(file: Path) -> dict[str, np.ndarray]:

@@ -13,10 +13,12 @@ from fusion_jax.cli.failures import explained, warning_teller
 from fusion_jax.version import __version__
 
 COMMANDS: dict[str, str] = {
+    "merge": "merge checkpoint folders of any architecture and size",
     "dfwe": "interpolate experts of several source tasks for a target task",
     "finetune": "fine-tune an encoder on one task",
     "evaluate": "score any model directory on a task folder",
     "predict": "print what a model says of texts",
+    "inspect": "compare models layer by layer before they are merged",
 }
 """Name -> one line. The module `fusion_jax.cli.NAME` has `add_arguments(parser)` and
 `run(options)`, and imports what is heavy inside `run`."""

@@ -1,9 +1,9 @@
 """The form of a merge: passes that gather facts, then one map over pieces of a leaf.
 
-A method is written once, as a `Form`. `in_memory.run` gives it whole leaves, under jit,
-vmap and grad; the streaming of files gives it piece after piece, in bounded memory. Both
-compute the same numbers, because a piece never sees more than its own elements and the
-facts.
+A method is written once, as a `Form`. `in_memory.run` gives it whole leaves, under
+jit, vmap and grad; the streaming of files gives it piece after piece, in bounded
+memory. Both compute the same numbers, because a piece never sees more than its own
+elements and the facts.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,9 +31,10 @@ class Block(NamedTuple):
         none.
       valid: [...] False for padding at the end of a leaf; None where there is none.
         Padding is 0 in experts and base.
-      size: elements of the whole leaf.
-      shape: of the whole leaf, without K.
-      name: of the leaf.
+      size: elements of the whole leaf; a traced number in a flat piece.
+      shape: of the whole leaf, without K. In a flat piece only the number of axes is
+        meant, unless the form says `by_name`.
+      name: of the leaf; empty in a flat piece, unless the form says `by_name`.
       statistics: of this leaf, [K, ...] each; None where the method needs none.
     """
 
@@ -107,6 +108,8 @@ class Form(NamedTuple):
         (flat, any number of them), 'row' (whole rows of the input axis), or 'leaf'.
       input_axis: -2 in Flax kernels [in, out], -1 in PyTorch's; for units 'row' and
         'leaf'.
+      by_name: whether `apply` or a pass reads the block's name, or more of its shape
+        than the number of axes, though the unit is an element.
     """
 
     apply: Callable[[Block, Facts, Options], jax.Array]
@@ -114,3 +117,4 @@ class Form(NamedTuple):
     scope: str = "leaf"
     unit: str = "element"
     input_axis: int = -2
+    by_name: bool = False

@@ -1,10 +1,9 @@
 """What the table of merges says of each method."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fusion_jax.merging.form import Form
-from fusion_jax.types import Params
 
 PROMISES: dict[str, str] = {
     "one_hot": "one-hot coefficients return that expert",
@@ -37,7 +36,7 @@ class Merge(NamedTuple):
       weights: whether coefficients count at all (a median has none).
     """
 
-    function: Callable[..., Params]
+    function: Callable[..., Any]
     reference: str
     needs: frozenset[str] = frozenset()
     accepts: frozenset[str] = frozenset()

@@ -10,7 +10,7 @@ import numpy as np
 from fusion_jax.merging.form import Block, Threshold
 
 
-def count(share: Any, size: int) -> Any:
+def count(share: Any, size: Any) -> Any:
     """floor(share * size), where rounding of the product does not lose an entry.
 
     0.29 * 100 is 28.999999999999996 in float64 and means 29.

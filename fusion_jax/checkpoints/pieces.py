@@ -1,0 +1,151 @@
+"""One tensor of all models, and how it is cut so that memory stays bounded."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fusion_jax.merging.form import Form
+
+PIECE = 2**18
+"""Elements of a piece: a few megabytes for all models, which caches still hold."""
+
+_SMALL = 2**12  # the other padded length, for biases and norms
+_RUN = 256  # elements of a sample that lie together, as memory is read
+
+
+class Leaf(NamedTuple):
+    """A tensor of all models, on disk or in memory.
+
+    Attributes:
+      name: in the output; random masks are derived from it.
+      experts: K arrays of one shape, of any floating dtypes.
+      base: likewise, where the method reads one.
+      coefficients: [K] float64.
+      options: numbers of the method.
+      statistics: of this leaf, [K, ...] each.
+    """
+
+    name: str
+    experts: tuple[np.ndarray, ...]
+    base: np.ndarray | None
+    coefficients: np.ndarray
+    options: Mapping[str, Any]
+    statistics: Any = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return self.experts[0].shape
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+
+class Piece(NamedTuple):
+    """A part of a leaf.
+
+    Attributes:
+      start: position of its first element in the flattened leaf.
+      length: elements that are not padding.
+      experts: [K, n] (element), [K, rows, in] (row), or [K, ...] of the leaf's shape.
+      base: likewise.
+      padded: whether n is greater than `length`.
+    """
+
+    start: int
+    length: int
+    experts: np.ndarray
+    base: np.ndarray | None
+    padded: bool
+
+
+def cut(form: Form, leaf: Leaf) -> Iterator[Piece]:
+    """The pieces of a leaf, in order.
+
+    A form by rows is cut only where the rows lie together, which is where the input
+    axis is the last; else it is given the whole leaf.
+    """
+    if form.unit == "element":
+        yield from _flat_pieces(leaf)
+        return
+    by_rows = form.unit == "row" and form.input_axis == -1 and len(leaf.shape) > 1
+    rows = int(np.shape(leaf.experts[0])[0]) if by_rows else 1
+    step = _rows_of_a_piece(rows, leaf.size // rows) if by_rows else rows
+    for row in range(0, rows, step):
+        part = slice(row, min(row + step, rows)) if by_rows else ...
+        experts = _stacked([x[part] for x in leaf.experts])
+        yield Piece(
+            start=row * (leaf.size // rows),
+            length=experts[0].size,
+            experts=experts,
+            base=None if leaf.base is None else leaf.base[part],
+            padded=False,
+        )
+
+
+def sampled(form: Form, leaf: Leaf, count: int) -> Iterator[Piece]:
+    """About `count` elements taken evenly over the leaf; whole rows where they count.
+
+    The positions of its pieces mean nothing: they serve to guess a threshold.
+    """
+    # Of few different lengths, as every length is a program of its own.
+    count = max(_RUN, 2 ** math.ceil(math.log2(max(count, 1))))
+    if leaf.size <= count or (form.unit != "element" and len(leaf.shape) < 2):
+        yield from cut(form, leaf)
+        return
+    if form.unit == "element":
+        starts = np.linspace(0, leaf.size - _RUN, count // _RUN).astype(np.int64)
+        places = (starts[:, None] + np.arange(_RUN)).reshape(-1)
+    else:
+        number = max(1, min(leaf.shape[0], count * leaf.shape[0] // leaf.size))
+        places = np.linspace(0, leaf.shape[0] - 1, number).astype(np.int64)
+
+    def take(x: np.ndarray) -> np.ndarray:
+        return (x.reshape(-1) if form.unit == "element" else x)[places]
+
+    experts = _stacked([take(x) for x in leaf.experts])
+    base = None if leaf.base is None else take(leaf.base)
+    yield Piece(0, experts[0].size, experts, base, padded=False)
+
+
+def _flat_pieces(leaf: Leaf) -> Iterator[Piece]:
+    experts = [x.reshape(-1) for x in leaf.experts]
+    base = None if leaf.base is None else leaf.base.reshape(-1)
+    for start in range(0, leaf.size, PIECE):
+        stop = min(start + PIECE, leaf.size)
+        length = stop - start
+        width = _SMALL if length <= _SMALL else PIECE
+        yield Piece(
+            start=start,
+            length=length,
+            experts=_stacked([x[start:stop] for x in experts], width),
+            base=None if base is None else _stacked([base[start:stop]], width)[0],
+            padded=length < width,
+        )
+
+
+def _stacked(parts: list[np.ndarray], width: int | None = None) -> np.ndarray:
+    """[K, ...] of one dtype; of `width`, padded with zeros, where that is given.
+
+    Stacked here and not in the program: XLA reads a row of an argument as it is, but a
+    row of a concatenation only after writing all of it.
+    """
+    kinds = {x.dtype for x in parts}
+    dtype = kinds.pop() if len(kinds) == 1 else np.result_type(np.float32, *kinds)
+    if width is None or len(parts[0]) == width:
+        return np.stack(parts, dtype=dtype)
+    whole = np.zeros((len(parts), width), dtype)
+    for row, part in zip(whole, parts, strict=True):
+        row[: len(part)] = part
+    return whole
+
+
+def _rows_of_a_piece(rows: int, width: int) -> int:
+    """Rows of a piece: equal pieces where the number of rows can be divided so."""
+    most = max(1, min(rows, PIECE // max(width, 1)))
+    even = next(n for n in range(most, 0, -1) if rows % n == 0)
+    return even if 4 * even >= most else most

@@ -1,0 +1,182 @@
+"""A plan carried out in full: vocabulary, weights, config, tokenizer, card."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fusion_jax.checkpoints.lazy import LazyCheckpoint, open_checkpoint
+from fusion_jax.checkpoints.leaves import COPY
+from fusion_jax.checkpoints.merge import SHARD_BYTES, Merged, merge
+from fusion_jax.checkpoints.merge_card import write_companions
+from fusion_jax.checkpoints.pieces import PIECE
+from fusion_jax.checkpoints.plan import MergePlan
+from fusion_jax.merging import MERGES
+
+
+class DryRun(NamedTuple):
+    """What a plan will do and take.
+
+    Attributes:
+      text: for a person.
+      record: for machines: 'tensors', 'methods', 'bytes_in', 'bytes_out',
+        'memory_bytes', 'sources', 'out_dtype', 'effective' (one entry for each way).
+    """
+
+    text: str
+    record: dict[str, Any]
+
+
+def run_merge(
+    plan: MergePlan,
+    out: Path,
+    *,
+    seed: int = 0,
+    shard_bytes: int = SHARD_BYTES,
+    allow_nonfinite: bool = False,
+    overwrite: bool = False,
+    recipe: str | None = None,
+    command: str = "",
+    progress: Callable[[str, int], None] | None = None,
+) -> Merged:
+    """Merges by a plan and writes what makes the folder a model.
+
+    Args:
+      plan: of the merge.
+      out: folder of the output.
+      seed: of random masks.
+      shard_bytes: most bytes of a weight file.
+      allow_nonfinite: merge NaN and infinity too.
+      overwrite: replace a folder that is there.
+      recipe: text of a mergekit file, to be kept.
+      command: that is written into the card.
+      progress: called with (tensor, bytes written).
+
+    Raises:
+      CheckpointError, FileExistsError, WriteFailed: as `merge.merge`.
+    """
+    vocabulary = None
+    if plan.tokenizer is not None:
+        from fusion_jax.checkpoints.merge_vocabulary import MergeVocabulary
+
+        vocabulary = MergeVocabulary(plan)
+        plan = vocabulary.plan
+    random = any(
+        t.method != COPY and "key" in MERGES[t.method].needs for t in plan.tensors
+    )
+
+    def finish(folder: Path, found: Mapping[str, Any]) -> None:
+        write_companions(
+            plan,
+            folder,
+            found,
+            name=out.name,
+            seed=seed if random else None,
+            command=command,
+            config_text=recipe,
+            tokenizer=vocabulary is None,
+        )
+        if vocabulary is not None:
+            vocabulary.write(folder)
+        elif plan.chat_template is not None:
+            from fusion_jax.checkpoints.merge_vocabulary import write_chat_template
+
+            write_chat_template(plan, folder)
+
+    return merge(
+        plan,
+        out,
+        seed=seed,
+        shard_bytes=shard_bytes,
+        allow_nonfinite=allow_nonfinite,
+        overwrite=overwrite,
+        finish=finish,
+        align=None if vocabulary is None else vocabulary.align,
+        aligned_shapes=None if vocabulary is None else vocabulary.shapes,
+        progress=progress,
+    )
+
+
+def dry_run(plan: MergePlan) -> DryRun:
+    """Describes a plan; reads headers alone."""
+    models = {label: open_checkpoint(path) for label, path in plan.models.items()}
+    ways: dict[tuple[Any, ...], list[str]] = {}
+    bytes_out = 0
+    for tensor in plan.tensors:
+        options = {k: v for k, v in tensor.options.items() if v is not None}
+        row = tuple(round(c, 6) for c in tensor.coefficients)
+        sources = tuple(s.model for s in tensor.sources)
+        way = tensor.method, sources, row, repr(options)
+        ways.setdefault(way, []).append(tensor.name)
+        info = models[tensor.sources[0].model].tensors[tensor.sources[0].tensor]
+        width = 2 if (plan.out_dtype or "").endswith("16") else info.dtype.itemsize
+        bytes_out += info.size * (4 if plan.out_dtype == "float32" else width)
+    record = {
+        "tensors": len(plan.tensors),
+        "methods": sorted({t.method for t in plan.tensors}),
+        "sources": {label: str(path) for label, path in plan.models.items()},
+        "bytes_in": sum(model.num_bytes for model in models.values()),
+        "bytes_out": bytes_out,
+        "memory_bytes": memory(plan, models),
+        "out_dtype": plan.out_dtype or plan.dtype,
+        "effective": [
+            {
+                "method": method,
+                "sources": list(sources),
+                "coefficients": list(row),
+                "options": options,
+                "tensors": len(names),
+                "first": names[0],
+            }
+            for (method, sources, row, options), names in ways.items()
+        ],
+    }
+    lines = [
+        f"{len(plan.tensors)} tensors, {_size(record['bytes_in'])} in, "
+        f"{_size(bytes_out)} out, about {_size(record['memory_bytes'])} of memory "
+        "beside the program itself"
+    ]
+    for way in record["effective"][:20]:
+        weights = ", ".join(
+            f"{label} {c:g}"
+            for label, c in zip(way["sources"], way["coefficients"], strict=False)
+        ) or ", ".join(way["sources"])
+        options = "" if way["options"] == "{}" else f" {way['options'][1:-1]}"
+        lines.append(
+            f"  {way['method']}: {weights};{options} ({way['tensors']} tensors)"
+        )
+    if len(record["effective"]) > 20:
+        lines.append(f"  and {len(record['effective']) - 20} other ways")
+    return DryRun("\n".join(lines), record)
+
+
+def memory(plan: MergePlan, models: Mapping[str, LazyCheckpoint]) -> int:
+    """Bytes that the merge holds at most, beside the program itself: an estimate.
+
+    By the units of the forms: a piece of all models in float64 with what is computed
+    from it, or whole tensors where the method needs them.
+    """
+    most = 0
+    together = 0
+    for tensor in plan.tensors:
+        info = models[tensor.sources[0].model].tensors[tensor.sources[0].tensor]
+        count = len(tensor.sources) + 1
+        if tensor.method == COPY:
+            continue
+        record = MERGES[tensor.method]
+        if record.form is None:
+            together += 3 * 4 * count * info.size
+            continue
+        words = {k: v for k, v in tensor.options.items() if isinstance(v, str | bool)}
+        names = record.form.__code__.co_varnames  # type: ignore[attr-defined]
+        form = record.form(**{k: v for k, v in words.items() if k in names})
+        size = info.size if form.unit == "leaf" else min(info.size, PIECE)
+        selected = 0.04 * info.size * 4 * count if form.passes else 0
+        most = max(most, 8 * 4 * count * size + int(selected))
+    return most + together
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,231 @@
+"""fusion-jax merge: checkpoints in, one checkpoint out."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fusion_jax.cli.failures import WrongUsage
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument(
+        "recipe", nargs="?", type=Path, metavar="CONFIG.yml", help="a mergekit file"
+    )
+    parser.add_argument("--method", help="linear, ties, slerp, ...: see --methods")
+    parser.add_argument("--methods", action="store_true", help="list them and stop")
+    parser.add_argument("--base", type=Path, help="folder of the pretrained model")
+    parser.add_argument("--models", type=Path, nargs="+", help="folders to merge")
+    parser.add_argument(
+        "--weights", type=float, nargs="+", help="one number a model, as given"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the method; NAME=A,B,C gives one value a model",
+    )
+    parser.add_argument("--out", type=Path, help="folder of the merged model")
+    parser.add_argument("--dtype", help="of the output: float32, bfloat16, float16")
+    parser.add_argument("--seed", type=int, default=0, help="of random masks")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan and its memory, and stop"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace --out")
+    parser.add_argument(
+        "--allow-nonfinite", action="store_true", help="merge NaN and infinity too"
+    )
+    parser.add_argument(
+        "--lenient", action="store_true", help="warn of unknown keys of a mergekit file"
+    )
+    parser.add_argument(
+        "--shard-size", default="5GB", help="most bytes of a weight file: 500MB, 5GB"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Merges, and prints where the model lies."""
+    if options.methods:
+        print(_methods(options.json))
+        return
+    _check_usage(options)
+    from fusion_jax.checkpoints.merge import refuse_existing
+    from fusion_jax.checkpoints.run_merge import dry_run, run_merge
+
+    text = None
+    if options.recipe:
+        if not options.recipe.is_file():
+            raise WrongUsage(f"{options.recipe}: no such file")
+        text = options.recipe.read_text()
+        from fusion_jax.checkpoints.mergekit_plan import read_plan
+
+        plan = read_plan(text, options.recipe.parent, lenient=options.lenient)
+    else:
+        from fusion_jax.checkpoints.direct_plan import direct_plan
+
+        plan = direct_plan(
+            options.method,
+            options.models,
+            base=options.base,
+            weights=options.weights,
+            options=dict(_setting(text) for text in options.set),
+            dtype=options.dtype,
+        )
+    if options.recipe and options.dtype:
+        from dataclasses import replace
+
+        plan = replace(plan, out_dtype=options.dtype)
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
+    described = dry_run(plan)
+    if options.dry_run:
+        print(json.dumps(described.record) if options.json else described.text)
+        return
+    refuse_existing(options.out, overwrite=options.overwrite)
+    with _bar(options, described.record["bytes_out"]) as progress:
+        merged = run_merge(
+            plan,
+            options.out,
+            seed=options.seed,
+            shard_bytes=_bytes(options.shard_size),
+            allow_nonfinite=options.allow_nonfinite,
+            overwrite=options.overwrite,
+            recipe=text,
+            command=_command(options),
+            progress=progress,
+        )
+    if options.json:
+        print(json.dumps({**described.record, "out": str(merged.directory)}))
+        return
+    print(described.text)
+    if merged.resumed:
+        print(f"went on: {merged.resumed} tensors were there from an earlier run")
+    print(f"model: {merged.directory}")
+
+
+def _check_usage(options: argparse.Namespace) -> None:
+    faults = []
+    direct = [
+        flag
+        for flag, value in (
+            ("--method", options.method),
+            ("--base", options.base),
+            ("--models", options.models),
+            ("--weights", options.weights),
+            ("--set", options.set),
+        )
+        if value
+    ]
+    if options.recipe and direct:
+        faults.append(f"{', '.join(direct)}: a mergekit file says these itself")
+    if not options.recipe and not options.method:
+        faults.append("give --method and --models, or a mergekit file")
+    if not options.recipe and options.method and not options.models:
+        faults.append("--models: no folder given")
+    if not options.out and not options.dry_run:
+        faults.append("--out: no folder given")
+    if faults:
+        raise WrongUsage("\n".join(faults))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise WrongUsage(f"--set {text}: write NAME=VALUE")
+    parts = [_value(part) for part in value.split(",")]
+    return name, tuple(parts) if len(parts) > 1 else parts[0]
+
+
+def _value(text: str) -> Any:
+    lowered = text.strip().lower()
+    if lowered in ("true", "false"):
+        return lowered == "true"
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text.strip()
+
+
+def _bytes(text: str) -> int:
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1}
+    for unit, size in units.items():
+        number = text.upper().removesuffix(unit)
+        if number != text.upper() and number.replace(".", "", 1).isdigit():
+            return max(1, int(float(number) * size))
+    if text.isdigit() and int(text):
+        return int(text)
+    raise WrongUsage(f"--shard-size: '{text}' is no size; write 500MB or 5GB")
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command without folders of this machine: their last names alone."""
+    words = ["fusion-jax", "merge"]
+    if options.recipe:
+        words.append(options.recipe.name)
+    for flag, value in (("--method", options.method), ("--base", options.base)):
+        if value:
+            words += [flag, getattr(value, "name", value)]
+    if options.models:
+        words += ["--models", *[model.name for model in options.models]]
+    if options.weights:
+        words += ["--weights", *[f"{w:g}" for w in options.weights]]
+    for setting in options.set:
+        words += ["--set", setting]
+    if options.dtype:
+        words += ["--dtype", options.dtype]
+    words += ["--seed", str(options.seed), "--out", options.out.name]
+    return shlex.join(str(word) for word in words)
+
+
+class _bar:
+    """A progress bar on a terminal, nothing elsewhere."""
+
+    def __init__(self, options: argparse.Namespace, total: int) -> None:
+        self._shown = sys.stderr.isatty() and not (options.quiet or options.json)
+        self._total = total
+        self._bar: Any = None
+
+    def __enter__(self) -> Callable[[str, int], None] | None:
+        if not self._shown:
+            return None
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=self._total, unit="B", unit_scale=True)
+
+        def step(name: str, count: int) -> None:
+            self._bar.set_postfix_str(name[-40:], refresh=False)
+            self._bar.update(count)
+
+        return step
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _methods(as_json: bool) -> str:
+    from fusion_jax.merging import MERGES
+
+    rows = {
+        name: {
+            "needs": sorted(record.needs),
+            "experts": list(record.experts),
+            "leafwise": record.leafwise,
+            "reference": record.reference,
+        }
+        for name, record in sorted(MERGES.items())
+    }
+    if as_json:
+        return json.dumps(rows)
+    width = max(map(len, rows))
+    return "\n".join(
+        f"{name:{width}}  {', '.join(row['needs']) or '-':16}  {row['reference']}"
+        for name, row in rows.items()
+    )

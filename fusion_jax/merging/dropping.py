@@ -1,0 +1,89 @@
+"""Random dropping of task vectors, with a keep probability for every entry."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fusion_jax.merging.combine import combine, moved
+from fusion_jax.merging.form import Block, Facts, Form, Options, Sum
+from fusion_jax.merging.masks import uniform
+
+RESCALES = ("inverse", "l1", "none")
+
+
+def dropping_form(
+    probabilities: Callable[[Block, Options], jax.Array],
+    *,
+    elect: str,
+    aggregate: str,
+    rescale: str,
+    exempt_vectors: bool,
+    unit: str = "element",
+    input_axis: int = -2,
+) -> Form:
+    """The form of methods that drop entries at random and combine the rest.
+
+    m_k = [u_k < q_k], u_k uniform in [0, 1)
+    d_k = m_k delta_k / q_k ('inverse'), m_k delta_k |delta_k|_1 / |m_k delta_k|_1
+        ('l1', the factor at most n), or m_k delta_k ('none')
+
+    Args:
+      probabilities: `(block, options) -> q`, float32, broadcast over [K, ...].
+      elect: see `combine`.
+      aggregate: see `combine`.
+      rescale: of `RESCALES`.
+      exempt_vectors: whether leaves of one axis or none are not dropped.
+      unit: see `Form`.
+      input_axis: see `Form`.
+
+    Returns:
+      The form, with the option `scale` besides those that `probabilities` reads.
+
+    Raises:
+      ValueError: an unknown rescale.
+    """
+    if rescale not in RESCALES:
+        raise ValueError(f"rescale: '{rescale}' is not one of {', '.join(RESCALES)}")
+
+    def exempt(block: Block) -> bool:
+        return exempt_vectors and len(block.shape) <= 1
+
+    def survivors(block: Block, options: Options) -> jax.Array:
+        q = probabilities(block, options)
+        keep = uniform(block) < q
+        deltas = block.deltas
+        if rescale == "inverse":
+            deltas = deltas / jnp.where(q > 0, q, 1)  # where 0, nothing survives
+        return jnp.where(keep, deltas, 0)
+
+    def norms(block: Block, facts: Facts, options: Options) -> dict[str, jax.Array]:
+        del facts
+        axes = tuple(range(1, block.experts.ndim))
+        before = jnp.sum(jnp.abs(block.deltas), axis=axes)
+        if exempt(block):
+            return {"before": before, "after": before}
+        after = jnp.sum(jnp.abs(survivors(block, options)), axis=axes)
+        return {"before": before, "after": after}
+
+    def apply(block: Block, facts: Facts, options: Options) -> jax.Array:
+        if exempt(block):
+            deltas = block.deltas
+        else:
+            deltas = survivors(block, options)
+            if rescale == "l1":
+                # Equal entries grow n-fold at most; without this cap one tiny
+                # survivor would be blown up to the norm of all.
+                before, after = facts["l1"]["before"], facts["l1"]["after"]
+                ratio = before / jnp.where(after > 0, after, 1)
+                deltas *= column(jnp.minimum(ratio, block.size), block)
+        merged = combine(deltas, block.coefficients, elect=elect, aggregate=aggregate)
+        return moved(block, merged, options["scale"])
+
+    passes = (Sum("l1", norms),) if rescale == "l1" else ()
+    return Form(apply, passes, unit=unit, input_axis=input_axis)
+
+
+def column(value: jax.Array | float, block: Block) -> jax.Array:
+    """A number or [K], shaped to go with the block's [K, ...]."""
+    return jnp.reshape(jnp.asarray(value), (-1, *[1] * (block.experts.ndim - 1)))
