@@ -1,7 +1,8 @@
 """One tensor of all models, and how it is cut so that memory stays bounded."""
 
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,28 +64,26 @@ class Piece(NamedTuple):
     padded: bool
 
 
-def cut(form: Form, leaf: Leaf) -> Iterator[Piece]:
-    """The pieces of a leaf, in order.
+def cut(form: Form, leaf: Leaf) -> Iterator[Callable[[], Piece]]:
+    """The pieces of a leaf, in order; each is read when it is called.
 
     A form by rows is cut only where the rows lie together, which is where the input
     axis is the last; else it is given the whole leaf.
     """
     if form.unit == "element":
-        yield from _flat_pieces(leaf)
+        flat = leaf._replace(
+            experts=tuple(x.reshape(-1) for x in leaf.experts),
+            base=None if leaf.base is None else leaf.base.reshape(-1),
+        )
+        for start in range(0, leaf.size, PIECE):
+            yield functools.partial(_run_of, flat, start)
         return
     by_rows = form.unit == "row" and form.input_axis == -1 and len(leaf.shape) > 1
     rows = int(np.shape(leaf.experts[0])[0]) if by_rows else 1
     step = _rows_of_a_piece(rows, leaf.size // rows) if by_rows else rows
     for row in range(0, rows, step):
         part = slice(row, min(row + step, rows)) if by_rows else ...
-        experts = _stacked([x[part] for x in leaf.experts])
-        yield Piece(
-            start=row * (leaf.size // rows),
-            length=experts[0].size,
-            experts=experts,
-            base=None if leaf.base is None else leaf.base[part],
-            padded=False,
-        )
+        yield functools.partial(_part_of, leaf, part, row * (leaf.size // rows))
 
 
 def sampled(form: Form, leaf: Leaf, count: int) -> Iterator[Piece]:
@@ -95,7 +94,7 @@ def sampled(form: Form, leaf: Leaf, count: int) -> Iterator[Piece]:
     # Of few different lengths, as every length is a program of its own.
     count = max(_RUN, 2 ** math.ceil(math.log2(max(count, 1))))
     if leaf.size <= count or (form.unit != "element" and len(leaf.shape) < 2):
-        yield from cut(form, leaf)
+        yield from (piece() for piece in cut(form, leaf))
         return
     if form.unit == "element":
         starts = np.linspace(0, leaf.size - _RUN, count // _RUN).astype(np.int64)
@@ -112,20 +111,24 @@ def sampled(form: Form, leaf: Leaf, count: int) -> Iterator[Piece]:
     yield Piece(0, experts[0].size, experts, base, padded=False)
 
 
-def _flat_pieces(leaf: Leaf) -> Iterator[Piece]:
-    experts = [x.reshape(-1) for x in leaf.experts]
-    base = None if leaf.base is None else leaf.base.reshape(-1)
-    for start in range(0, leaf.size, PIECE):
-        stop = min(start + PIECE, leaf.size)
-        length = stop - start
-        width = _SMALL if length <= _SMALL else PIECE
-        yield Piece(
-            start=start,
-            length=length,
-            experts=_stacked([x[start:stop] for x in experts], width),
-            base=None if base is None else _stacked([base[start:stop]], width)[0],
-            padded=length < width,
-        )
+def _run_of(flat: Leaf, start: int) -> Piece:
+    stop = min(start + PIECE, flat.size)
+    length = stop - start
+    width = _SMALL if length <= _SMALL else PIECE
+    base = None if flat.base is None else [flat.base[start:stop]]
+    return Piece(
+        start=start,
+        length=length,
+        experts=_stacked([x[start:stop] for x in flat.experts], width),
+        base=None if base is None else _stacked(base, width)[0],
+        padded=length < width,
+    )
+
+
+def _part_of(leaf: Leaf, part: Any, start: int) -> Piece:
+    experts = _stacked([x[part] for x in leaf.experts])
+    base = None if leaf.base is None else leaf.base[part]
+    return Piece(start, experts[0].size, experts, base, padded=False)
 
 
 def _stacked(parts: list[np.ndarray], width: int | None = None) -> np.ndarray:

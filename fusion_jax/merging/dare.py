@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from fusion_jax import trees
 from fusion_jax.merging.dropping import column, dropping_form
-from fusion_jax.merging.form import Block, Form, Options
+from fusion_jax.merging.form import Block, Facts, Form, Options
 from fusion_jax.merging.in_memory import require_base, require_key, run
 from fusion_jax.merging.record import Merge
 from fusion_jax.types import Coefficients, Key, Params, ParamStack
@@ -141,7 +141,8 @@ def dare_form(
 ) -> Form:
     """The form of `dare`."""
 
-    def probabilities(block: Block, options: Options) -> jax.Array:
+    def probabilities(block: Block, facts: Facts, options: Options) -> jax.Array:
+        del facts
         q = column(options["density"], block).astype(jnp.float32)
         return jnp.clip(q, 0, 1)
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 
 from fusion_jax import trees
 from fusion_jax.merging.dropping import column, dropping_form
-from fusion_jax.merging.form import Block, Form, Options
+from fusion_jax.merging.form import Block, Facts, Form, Options, Rank
 from fusion_jax.merging.in_memory import require_base, require_key, run
 from fusion_jax.merging.record import Merge
+from fusion_jax.merging.ties import magnitudes
 from fusion_jax.types import Coefficients, Key, Params, ParamStack
 
 # 1/q grows without bound as q falls to 0: one survivor would outweigh the leaf.
@@ -158,10 +159,13 @@ def della_form(
 ) -> Form:
     """The form of `della`."""
 
-    def probabilities(block: Block, options: Options) -> jax.Array:
+    def probabilities(block: Block, facts: Facts, options: Options) -> jax.Array:
         density = column(options["density"], block).astype(jnp.float32)
         epsilon = column(options["epsilon"], block).astype(jnp.float32)
-        share = _rank_share(jnp.abs(block.deltas), input_axis)
+        ranks = facts["rank"].astype(jnp.float32)
+        # Of a row of one entry the fraction has no value: its middle.
+        last = _row_length(block, input_axis) - 1
+        share = ranks / last if last else jnp.full(ranks.shape, 0.5, jnp.float32)
         q = density + epsilon * (2 * share - 1)
         q = jnp.clip(q, jnp.minimum(density, _LEAST), 1)
         return jnp.where(density >= 1, 1, jnp.where(density <= 0, 0, q))
@@ -172,6 +176,7 @@ def della_form(
         aggregate=aggregate,
         rescale=rescale,
         exempt_vectors=exempt_vectors,
+        ranked=Rank("rank", magnitudes),
         unit="row",
         input_axis=input_axis,
     )
@@ -195,16 +200,9 @@ def della_linear_form(
     )
 
 
-def _rank_share(sizes: jax.Array, input_axis: int) -> jax.Array:
-    """(rank - 1) / (in - 1) of [K, ...], float32; equal entries rank by position."""
-    if sizes.ndim == 1:
-        return jnp.full(sizes.shape, 0.5, jnp.float32)
-    axis = input_axis if sizes.ndim > 2 else -1
-    if sizes.shape[axis] == 1:
-        return jnp.full(sizes.shape, 0.5, jnp.float32)
-    order = jnp.argsort(sizes, axis=axis, stable=True)
-    ranks = jnp.argsort(order, axis=axis, stable=True)
-    return ranks.astype(jnp.float32) / (sizes.shape[axis] - 1)
+def _row_length(block: Block, input_axis: int) -> int:
+    shape = block.experts.shape[1:]
+    return 1 if not shape else shape[input_axis if len(shape) > 1 else -1]
 
 
 RECORDS: dict[str, Merge] = {

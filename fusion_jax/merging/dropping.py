@@ -6,19 +6,20 @@ import jax
 import jax.numpy as jnp
 
 from fusion_jax.merging.combine import combine, moved
-from fusion_jax.merging.form import Block, Facts, Form, Options, Sum
+from fusion_jax.merging.form import Block, Facts, Form, Options, Rank, Sum
 from fusion_jax.merging.masks import uniform
 
 RESCALES = ("inverse", "l1", "none")
 
 
 def dropping_form(
-    probabilities: Callable[[Block, Options], jax.Array],
+    probabilities: Callable[[Block, Facts, Options], jax.Array],
     *,
     elect: str,
     aggregate: str,
     rescale: str,
     exempt_vectors: bool,
+    ranked: Rank | None = None,
     unit: str = "element",
     input_axis: int = -2,
 ) -> Form:
@@ -29,11 +30,12 @@ def dropping_form(
         ('l1', the factor at most n), or m_k delta_k ('none')
 
     Args:
-      probabilities: `(block, options) -> q`, float32, broadcast over [K, ...].
+      probabilities: `(block, facts, options) -> q`, float32, broadcast over [K, ...].
       elect: see `combine`.
       aggregate: see `combine`.
       rescale: of `RESCALES`.
       exempt_vectors: whether leaves of one axis or none are not dropped.
+      ranked: the step that `probabilities` needs before it.
       unit: see `Form`.
       input_axis: see `Form`.
 
@@ -49,8 +51,8 @@ def dropping_form(
     def exempt(block: Block) -> bool:
         return exempt_vectors and len(block.shape) <= 1
 
-    def survivors(block: Block, options: Options) -> jax.Array:
-        q = probabilities(block, options)
+    def survivors(block: Block, facts: Facts, options: Options) -> jax.Array:
+        q = probabilities(block, facts, options)
         keep = uniform(block) < q
         deltas = block.deltas
         if rescale == "inverse":
@@ -58,19 +60,18 @@ def dropping_form(
         return jnp.where(keep, deltas, 0)
 
     def norms(block: Block, facts: Facts, options: Options) -> dict[str, jax.Array]:
-        del facts
         axes = tuple(range(1, block.experts.ndim))
         before = jnp.sum(jnp.abs(block.deltas), axis=axes)
         if exempt(block):
             return {"before": before, "after": before}
-        after = jnp.sum(jnp.abs(survivors(block, options)), axis=axes)
+        after = jnp.sum(jnp.abs(survivors(block, facts, options)), axis=axes)
         return {"before": before, "after": after}
 
     def apply(block: Block, facts: Facts, options: Options) -> jax.Array:
         if exempt(block):
             deltas = block.deltas
         else:
-            deltas = survivors(block, options)
+            deltas = survivors(block, facts, options)
             if rescale == "l1":
                 # Equal entries grow n-fold at most; without this cap one tiny
                 # survivor would be blown up to the norm of all.
@@ -80,7 +81,9 @@ def dropping_form(
         merged = combine(deltas, block.coefficients, elect=elect, aggregate=aggregate)
         return moved(block, merged, options["scale"])
 
-    passes = (Sum("l1", norms),) if rescale == "l1" else ()
+    passes: tuple[Rank | Sum, ...] = (ranked,) if ranked else ()
+    if rescale == "l1":
+        passes += (Sum("l1", norms),)
     return Form(apply, passes, unit=unit, input_axis=input_axis)
 
 

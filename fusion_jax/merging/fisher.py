@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from fusion_jax import trees
 from fusion_jax.merging.combine import total
+from fusion_jax.merging.combine import contract
 from fusion_jax.merging.form import Block, Facts, Form, Options, Sum
 from fusion_jax.merging.in_memory import run
 from fusion_jax.merging.record import Merge
@@ -94,15 +95,15 @@ def fisher_form(*, normalize: bool = False) -> Form:
         column = (-1, *[1] * (block.experts.ndim - 1))
         certainty = _fishers(block) / (unit * _positive(mean)).reshape(column)
         certainty = jnp.maximum(certainty, options["floor"])
-        weights = block.coefficients.astype(block.experts.dtype).reshape(column)
-        share = weights * certainty
-        spread = total(share)
-        share = jnp.where(
-            spread == 0,
-            weights / jnp.sum(weights),
-            share / jnp.where(spread == 0, 1, spread),
+        row = block.coefficients.astype(block.experts.dtype)
+        middle = contract(row / jnp.sum(row), block.experts)
+        share = row.reshape(column) * certainty
+        whole = jnp.sum(share, axis=0)
+        # From the mean: it is what is left where nothing is known.
+        moves = jnp.sum(share * (block.experts - middle), axis=0)
+        return middle + jnp.where(
+            whole == 0, 0, moves / jnp.where(whole == 0, 1, whole)
         )
-        return total(share * block.experts)
 
     passes = (Sum("whole", whole), Sum("entries", entries))
     if normalize:

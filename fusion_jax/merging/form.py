@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import jax
 
 Facts = Mapping[str, Any]
-"""Results of the passes by name: what `Sum` summed, a `Threshold` for a `Select`."""
+"""Results of the passes by name: what `Sum` summed, a `Threshold` for a `Select`, the
+ranks of a `Rank`."""
 
 Options = Mapping[str, Any]
 """Numbers of a method by name, such as density or scale; they may be traced."""
@@ -97,6 +98,21 @@ class Select(NamedTuple):
     counts: Callable[[int, Facts, Options], jax.Array]
 
 
+class Rank(NamedTuple):
+    """A step that ranks the values of each row, smallest first.
+
+    The fact is [K, ...] int32 from 0: of the piece at hand, as a row is always whole in
+    one piece. Equal values rank by position. Leaves without an input axis are a row.
+
+    Attributes:
+      name: of the fact.
+      values: `(block, facts, options) -> [K, ...]` float32, not negative.
+    """
+
+    name: str
+    values: Callable[[Block, Facts, Options], jax.Array]
+
+
 class Form(NamedTuple):
     """A merge as passes and a map.
 
@@ -113,7 +129,7 @@ class Form(NamedTuple):
     """
 
     apply: Callable[[Block, Facts, Options], jax.Array]
-    passes: tuple[Sum | Select, ...] = ()
+    passes: tuple[Sum | Select | Rank, ...] = ()
     scope: str = "leaf"
     unit: str = "element"
     input_axis: int = -2

@@ -8,9 +8,18 @@ import jax.numpy as jnp
 
 from fusion_jax import trees
 from fusion_jax.merging.coefficients import per_leaf
-from fusion_jax.merging.form import Block, Facts, Form, Options, Select, Sum, Threshold
+from fusion_jax.merging.form import (
+    Block,
+    Facts,
+    Form,
+    Options,
+    Rank,
+    Select,
+    Sum,
+    Threshold,
+)
 from fusion_jax.merging.masks import leaf_keys
-from fusion_jax.merging.selection import threshold
+from fusion_jax.merging.selection import ranks, threshold
 from fusion_jax.types import Coefficients, Key, Params, ParamStack
 
 
@@ -100,6 +109,9 @@ def _facts_of_leaf(form: Form, block: Block, options: Options) -> Facts:
     for step in form.passes:
         if isinstance(step, Sum):
             facts[step.name] = step.function(block, facts, options)
+        elif isinstance(step, Rank):
+            values = step.values(block, facts, options)
+            facts[step.name] = ranks(values, form.input_axis)
         else:
             values = step.values(block, facts, options)
             counts = step.counts(block.size, facts, options)
@@ -129,6 +141,8 @@ def _facts_of_model(
                 lambda *parts: sum(parts), *gather(step.function)
             )
             continue
+        if isinstance(step, Rank):
+            raise TypeError(f"{step.name}: ranks are of a leaf; set scope='leaf'")
         assert isinstance(step, Select)
         values = jnp.concatenate(
             [v.reshape(len(v), -1) for v in gather(step.values)], axis=1

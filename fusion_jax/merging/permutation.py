@@ -57,8 +57,10 @@ def match(
 
     trees.check_same_structure([fixed, other], ["the fixed model", "the other model"])
     sizes = permutation_sizes(spec, fixed)
-    a = {name: _host(x) for name, x in trees.flatten(fixed).items()}
-    b = {name: _host(x) for name, x in trees.flatten(other).items()}
+    a, b = (
+        {name: x.astype(np.float64) for name, x in trees.flatten(on_host(tree)).items()}
+        for tree in (fixed, other)
+    )
     found = {name: np.arange(size) for name, size in sizes.items()}
     places: dict[str, list[tuple[str, int]]] = {name: [] for name in sizes}
     for leaf, axes in spec.items():
@@ -119,6 +121,21 @@ def permute(
     return trees.map_with_names(visit, params)
 
 
+def on_host(params: Params) -> Params:
+    """The same tree in NumPy arrays.
+
+    Raises:
+      TypeError: it is traced.
+    """
+    try:
+        return jax.tree.map(np.asarray, params)
+    except jax.errors.TracerArrayConversionError as error:
+        raise TypeError(
+            "permutations are found on the host, by assignment problems, for models "
+            "that are not traced; call it outside jit, vmap and grad"
+        ) from error
+
+
 def permutation_sizes(spec: PermutationSpec, params: Params) -> dict[str, int]:
     """Name -> length of every permutation of a spec, for this model.
 
@@ -166,13 +183,3 @@ def _permute_leaf(
 
 def _rows(x: np.ndarray, axis: int) -> np.ndarray:
     return np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
-
-
-def _host(x: Any) -> np.ndarray:
-    try:
-        return np.asarray(x, np.float64)
-    except jax.errors.TracerArrayConversionError as error:
-        raise TypeError(
-            "match: solves assignment problems on the host and cannot be traced; call "
-            "it outside jit, vmap and grad"
-        ) from error

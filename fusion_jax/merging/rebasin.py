@@ -4,7 +4,7 @@ import jax
 
 from fusion_jax import trees
 from fusion_jax.merging.linear import weighted_average
-from fusion_jax.merging.permutation import PermutationSpec, match, permute
+from fusion_jax.merging.permutation import PermutationSpec, match, on_host, permute
 from fusion_jax.merging.record import Merge
 from fusion_jax.types import Coefficients, Key, Params, ParamStack
 
@@ -46,7 +46,11 @@ def git_rebasin(
     Reference: Ainsworth et al. 2023, arXiv:2209.04836.
     """
     del base
-    first, *rest = trees.unstack(stack)
+    models = on_host(stack)
+    first, *rest = (
+        jax.tree.map(lambda x, k=k: x[k], models)
+        for k in range(trees.stack_size(models))
+    )
     aligned = [first]
     for k, other in enumerate(rest):
         own = None if key is None else jax.random.fold_in(key, k)

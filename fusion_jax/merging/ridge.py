@@ -1,5 +1,7 @@
 """Symmetric semi-definite systems solved by Cholesky, however singular they are."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
@@ -8,13 +10,14 @@ from jax.scipy.linalg import cho_solve
 def correction(
     matrix: jax.Array, residual: jax.Array, ridge: jax.Array | float
 ) -> jax.Array:
-    """What to add to a prior P, so that (A + r I) (P + x) = B + r P.
+    """What to add to a prior P, so that (A + r I + s D) (P + x) = B + (r I + s D) P.
 
-    (A + r I) x = B - A P,  r = ridge * trace(A) / n
+    (A + r I + s D) x = B - A P,  r = ridge * trace(A) / n,  D = diag(A)
 
     The ridge pulls towards the prior, not towards zero. A row and column of zeros (an
-    input that was never active) gives exactly x = 0. Where rounding leaves the system
-    indefinite, the ridge grows by tens until the factorisation succeeds.
+    input that was never active) gives exactly x = 0. s is 0, unless that system is
+    singular to rounding: then the root of the rounding unit, which leaves directions
+    that A does not see at the prior, and errs as little in those that it sees.
 
     Args:
       matrix: A, [n, n], symmetric and positive semi-definite.
@@ -22,7 +25,7 @@ def correction(
       ridge: relative to the mean of the diagonal, not negative; may be traced.
 
     Returns:
-      x, [n, m] in the dtype of `matrix`; 0 where A is 0 or no ridge up to 1 helps.
+      x, [n, m] in the dtype of `matrix`; 0 where A is 0 or no s up to 1 helps.
       Derivatives are those of the system that was solved.
     """
     size = matrix.shape[0]
@@ -30,16 +33,16 @@ def correction(
     mean = jnp.where(mean > 0, mean, 1)
     scaled = matrix / mean
     dead = jnp.diagonal(scaled) == 0
-    scaled = scaled + jnp.diag(dead.astype(matrix.dtype))
-    factor, used, solved = _factor(jax.lax.stop_gradient(scaled), ridge)
-    eye = jnp.eye(size, dtype=matrix.dtype)
+    scaled = scaled + jnp.diag((dead + ridge).astype(matrix.dtype))
+    factor, share, solved = _factor(jax.lax.stop_gradient(scaled))
     # Nothing solvable (mixed signs of coefficients): the identity in its place keeps
     # derivatives finite, and the answer is the prior.
-    system = jnp.where(solved, scaled + used * eye, eye)
+    eye = jnp.eye(size, dtype=matrix.dtype)
+    system = jnp.where(solved, _lifted(scaled, share), eye)
     factor = jnp.where(solved, factor, eye)
     right = jnp.where(solved & ~dead[:, None], residual / mean, 0)
     # The derivative of the factorisation is not needed: that of the solution follows
-    # from the system, and the search for a ridge stays outside.
+    # from the system, and the search for s stays outside.
     return jax.lax.custom_linear_solve(
         lambda x: jnp.matmul(system, x, precision="highest"),
         right,
@@ -48,25 +51,29 @@ def correction(
     )
 
 
-def _factor(
-    matrix: jax.Array, ridge: jax.Array | float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(lower factor, ridge, success) with the least ridge * 10^i that succeeds."""
-    dtype = matrix.dtype
-    eye = jnp.eye(matrix.shape[0], dtype=dtype)
-    least = float(jnp.finfo(dtype).eps)
-
-    def attempt(used: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jnp.linalg.cholesky(matrix + used * eye), used
+def _factor(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(lower factor, s, success) with the least s that succeeds."""
+    unit = float(jnp.finfo(matrix.dtype).eps)
+    diagonal = jnp.diagonal(matrix)
+    # A pivot is what is left of an entry of the diagonal. Near n^1/2 units it is noise.
+    noise = 32 * math.sqrt(len(matrix)) * unit
+    first = jnp.zeros((), matrix.dtype)
 
     def failed(state: tuple[jax.Array, jax.Array]) -> jax.Array:
-        factor, used = state
-        return ~jnp.isfinite(factor).all() & (used < 1)
+        factor, share = state
+        sound = (jnp.diagonal(factor) ** 2 > noise * diagonal).all()  # False for NaN
+        return ~sound & (share < 1)
 
-    first = jax.lax.stop_gradient(jnp.asarray(ridge, dtype))
-    factor, used = jax.lax.while_loop(
-        failed,
-        lambda state: attempt(jnp.maximum(10 * state[1], least)),
-        attempt(first),
+    def again(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        share = jnp.maximum(10 * state[1], math.sqrt(unit))
+        return jnp.linalg.cholesky(_lifted(matrix, share)), share
+
+    factor, share = jax.lax.while_loop(
+        failed, again, (jnp.linalg.cholesky(matrix), first)
     )
-    return factor, used, jnp.isfinite(factor).all()
+    return factor, share, jnp.isfinite(factor).all()
+
+
+def _lifted(matrix: jax.Array, share: jax.Array) -> jax.Array:
+    """A + s D."""
+    return matrix + share * jnp.diag(jnp.diagonal(matrix))

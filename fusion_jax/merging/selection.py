@@ -71,6 +71,23 @@ def kept(values: jax.Array, line: Threshold, block: Block) -> jax.Array:
     return (values > value) | ((values == value) & (positions(block) <= last))
 
 
+def ranks(values: jax.Array, input_axis: int) -> jax.Array:
+    """Ranks along the input axis, from 0, smallest first; equal values by position.
+
+    Args:
+      values: [K, ...]; the axis of leaves with fewer than two is their last.
+      input_axis: of the others.
+
+    Returns:
+      [K, ...] int32.
+    """
+    if values.ndim == 1:
+        return jnp.zeros(values.shape, jnp.int32)
+    axis = input_axis if values.ndim > 2 else -1
+    order = jnp.argsort(values, axis=axis, stable=True)
+    return jnp.argsort(order, axis=axis, stable=True).astype(jnp.int32)
+
+
 def positions(block: Block) -> jax.Array:
     """Positions in the flattened leaf, [...] int32."""
     shape = block.experts.shape[1:]

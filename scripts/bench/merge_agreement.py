@@ -89,17 +89,17 @@ def moments(
         }
         for label, d in {**deltas, "exact": exact}.items():
             sums[label] += [d.size, d.sum(), np.vdot(d, d), np.vdot(d, exact)]
-    mean, std = spread(sums["exact"])
+    _, std = spread(sums["exact"])
     square = sums["exact"][2]
     found = {}
-    for label, sum_ in sums.items():
-        mean, own = spread(sum_)
+    for label, own_sums in sums.items():
+        mean, own = spread(own_sums)
         found[label] = {
             "mean": mean,
             "std": own,
             "mean_over_exact_std": mean / std,
             "std_over_exact_std": own / std,
-            "slope": float(sum_[3] / square),
+            "slope": float(own_sums[3] / square),
         }
     return found
 

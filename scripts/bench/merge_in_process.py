@@ -52,11 +52,13 @@ def ours(models: Models, job: Mapping[str, Any]) -> Callable[[], Any]:
     """The merge of this package."""
     from fusion_jax.checkpoints.in_process import merge_arrays
 
+    experts = dict(models)
+    base = experts.pop(job["base"], None)
     return lambda: merge_arrays(
-        models,
+        experts,
         job["method"],
         job["coefficients"],
-        base=job["base"],
+        base=base,
         options=job["options"],
         seed=0,
     )
@@ -65,7 +67,9 @@ def ours(models: Models, job: Mapping[str, Any]) -> Callable[[], Any]:
 def mergekit(models: Models, job: Mapping[str, Any]) -> Callable[[], Any]:
     """The merge of mergekit on tensors that share the arrays' memory."""
     import torch
-    from mergekit.merge_methods.api import merge_state_dicts
+    from mergekit.merge_methods.api import (  # pyright: ignore[reportMissingImports]
+        merge_state_dicts,
+    )
 
     torch.set_num_threads(job["threads"])
     states = {

@@ -1,11 +1,14 @@
-"""One command in a process of its own: seconds, memory, and how busy the machine was."""
+"""One command in a process of its own: seconds, memory, the load before it."""
 
 import contextlib
+import importlib
 import os
 import select
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +97,17 @@ def anonymous(pid: int) -> int:
             if line.startswith("RssAnon:"):
                 return int(line.split()[1])
     return 0
+
+
+def apart(module: str, function: str, *arguments: Any) -> Any:
+    """Calls a function of a module of this folder in a process of its own.
+
+    The maxRSS of a command begins at that of the process which starts it: the one that
+    measures must stay small.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_call, module, function, *arguments).result()
+
+
+def _call(module: str, function: str, *arguments: Any) -> Any:
+    return getattr(importlib.import_module(module), function)(*arguments)

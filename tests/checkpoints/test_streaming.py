@@ -1,0 +1,205 @@
+"""Pieces of files give what whole trees in memory give."""
+
+import inspect
+import itertools
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from fusion_jax.checkpoints import pieces
+from fusion_jax.checkpoints.in_process import merge_arrays
+from fusion_jax.checkpoints.leaves import Streamers, numbers_and_words
+from fusion_jax.checkpoints.pieces import Leaf
+from fusion_jax.checkpoints.plan import Source, TensorPlan
+from fusion_jax.merging import MERGES
+
+SHAPES = {
+    "layers.0.attention.weight": (24, 10),
+    "layers.0.bias": (20,),
+    "layers.1.convolution.weight": (3, 4, 9),
+    "layers.1.scale": (1,),
+}
+OPTIONS = {"lines": {"layer_pattern": r".*layers\.(\d+)\..*"}}
+MORE = [
+    ("ties", {"trim_scope": "tensor", "elect": "weighted", "density": 0.5}),
+    ("ties", {"aggregate": "sum", "density": 0.3}),
+    ("dare", {"density": 0.6, "exempt_vectors": False}),
+    ("della", {"density": 0.6, "epsilon": 0.3, "exempt_vectors": False}),
+    ("model_stock", {"filter_wise": True}),
+    ("nuslerp", {"vectors": "row"}),
+    ("sce", {"select_topk": 0.4}),
+    ("ties", {"density": (0.2, 0.9, 0.5)}),
+]
+STREAMED = [
+    *[
+        (name, OPTIONS.get(name, {}))
+        for name, record in MERGES.items()
+        if record.form is not None and "statistics" not in record.needs
+    ],
+    *MORE,
+]
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE", 64)
+    monkeypatch.setattr(pieces, "_SMALL", 16)
+
+
+def model(seed, dtype=np.float32):
+    random = np.random.default_rng(seed)
+    return {n: random.normal(size=s).astype(dtype) for n, s in SHAPES.items()}
+
+
+def streamed(experts, method, coefficients, base=None, options=None):
+    """What a merge of files does, in a fresh streamer, leaves in another order."""
+    record = MERGES[method]
+    reads = base is not None and "base" in record.needs | record.accepts
+    numbers, _ = numbers_and_words(method, options or {})
+    streamers, leaves = Streamers(seed=0), []
+    for name in reversed(experts[0]):
+        leaves.append(
+            Leaf(
+                name=name,
+                experts=tuple(expert[name] for expert in experts),
+                base=base[name] if reads else None,
+                coefficients=np.asarray(coefficients, np.float64),
+                options=numbers,
+            )
+        )
+    plan = TensorPlan("", method, (Source("", ""),), options=options or {})
+    streamer = streamers.of(plan)
+    if streamer.form.scope == "model":
+        facts = streamer.facts(leaves)
+    else:
+        facts = [streamer.facts([leaf])[0] for leaf in leaves]
+    merged = {}
+    for leaf, known in zip(leaves, facts, strict=True):
+        parts = list(streamer.merged(leaf, known, leaf.experts[0].dtype))
+        starts = [start for start, _ in parts]
+        lengths = [len(values) for _, values in parts]
+        assert starts == [0, *itertools.accumulate(lengths)][:-1]
+        merged[leaf.name] = np.concatenate([v for _, v in parts]).reshape(leaf.shape)
+    return merged
+
+
+def in_memory(experts, method, coefficients, base=None, options=None):
+    record = MERGES[method]
+    given = {
+        name: np.asarray(value) if isinstance(value, tuple) else value
+        for name, value in (options or {}).items()
+    }
+    if base is not None and "base" in record.needs | record.accepts:
+        given["base"] = base
+    if "key" in record.needs:
+        given["key"] = jax.random.key(0)
+    if "input_axis" in inspect.signature(record.function).parameters:
+        given["input_axis"] = -1
+    stack = {name: np.stack([e[name] for e in experts]) for name in experts[0]}
+    merged = record.function(
+        jax.device_put(stack), np.asarray(coefficients, np.float32), **given
+    )
+    return merged if isinstance(merged, dict) else merged[0]
+
+
+def count_of(method):
+    least, most = MERGES[method].experts
+    return min(max(least, 3), most or 3)
+
+
+@pytest.mark.parametrize(
+    "method, options", STREAMED, ids=[f"{m}-{'-'.join(o)}" for m, o in STREAMED]
+)
+def test_pieces_give_what_whole_leaves_give(small_pieces, method, options):
+    count = count_of(method)
+    experts, base = [model(seed) for seed in range(1, count + 1)], model(0)
+    row = np.array([0.5, 0.3, 0.2])[:count]
+    found = streamed(experts, method, row, base, options)
+    expected = in_memory(experts, method, row, base, options)
+    assert found.keys() == expected.keys()
+    for name in found:
+        # What float32 loses where a base is added back is relative to the base.
+        np.testing.assert_allclose(
+            found[name], expected[name], rtol=1e-5, atol=2e-6, err_msg=name
+        )
+    different = [not np.array_equal(found[n], experts[0][n]) for n in found]
+    assert any(different) or method in ("wise_ft", "krum")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("count", [3, 7])
+def test_equal_models_fuse_to_themselves_bit_for_bit(small_pieces, count, dtype):
+    expert = model(1, dtype)
+    merged = streamed([expert] * count, "weighted_average", [1 / count] * count)
+    for name, values in merged.items():
+        assert values.dtype == dtype
+        assert values.tobytes() == expert[name].tobytes(), name
+
+
+def test_bfloat16_is_rounded_once(small_pieces):
+    kind = ml_dtypes.bfloat16
+    experts, base = [model(seed, kind) for seed in range(1, 5)], model(0, kind)
+    merged = streamed(experts, "task_arithmetic", [0.3] * 4, base)
+    for name, values in merged.items():
+        origin = base[name].astype(np.float64)
+        exact = origin + sum(
+            0.3 * (expert[name].astype(np.float64) - origin) for expert in experts
+        )
+        np.testing.assert_array_equal(values, exact.astype(kind), err_msg=name)
+
+
+def test_experts_of_several_dtypes_are_widened_first(small_pieces):
+    experts = [model(1), model(2, ml_dtypes.bfloat16), model(3, np.float16)]
+    wide = [{n: x.astype(np.float32) for n, x in e.items()} for e in experts]
+    one = streamed(experts, "weighted_average", [0.5, 0.25, 0.25])
+    two = streamed(wide, "weighted_average", [0.5, 0.25, 0.25])
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name])
+
+
+@pytest.mark.parametrize("method", ["ties", "dare", "pcb"])
+def test_the_length_of_pieces_changes_nothing(monkeypatch, method):
+    experts, base = [model(seed) for seed in (1, 2, 3)], model(0)
+    found = []
+    for length in (64, 96, 2**18):
+        monkeypatch.setattr(pieces, "PIECE", length)
+        found.append(streamed(experts, method, [0.5, 0.3, 0.2], base))
+    for other in found[1:]:
+        for name, values in other.items():
+            np.testing.assert_array_equal(values, found[0][name], err_msg=name)
+
+
+def test_arrays_in_memory_are_merged_by_the_same_pieces(small_pieces):
+    experts, base = [model(seed) for seed in (1, 2)], model(0)
+    whole = np.arange(3)
+    named = {f"m{i}": {"ids": whole, **expert} for i, expert in enumerate(experts)}
+    merged = merge_arrays(
+        named,
+        "ties",
+        [0.5, 0.5],
+        base={"ids": whole, **base},
+        options={"density": 0.4},
+    )
+    assert list(merged) == ["ids", *SHAPES]
+    expected = streamed(experts, "ties", [0.5, 0.5], base, {"density": 0.4})
+    for name, values in expected.items():
+        np.testing.assert_array_equal(merged[name], values)
+    with pytest.raises(ValueError, match="needs base="):
+        merge_arrays(named, "ties", [0.5, 0.5])
+    with pytest.raises(ValueError, match=r"shape \(1,\) for 2 models"):
+        merge_arrays(named, "weighted_average", [1.0])
+    with pytest.raises(ValueError, match="whole models"):
+        merge_arrays(named, "emr", [0.5, 0.5], base=base)
+
+
+def test_tensors_without_elements_are_merged_to_none(small_pieces):
+    empty = {"e": np.zeros((0, 4), np.float32), "f": np.zeros((4, 0), np.float32)}
+    experts = [empty | model(seed) for seed in (1, 2)]
+    named = dict(zip("ab", experts, strict=True))
+    for method in ("ties", "della", "slerp", "iso_c"):
+        merged = merge_arrays(
+            named, method, [0.5, 0.5], base=empty | model(0), seed=1
+        )
+        assert merged["e"].shape == (0, 4) and merged["f"].shape == (4, 0)
