@@ -79,6 +79,13 @@ def direct_plan(
     return MergePlan(folders, tuple(tensors), donor, None, dtype, notes=tuple(notes))
 
 
+def flax_layout(method: str) -> dict[str, int]:
+    """The option that says kernels are [in, out], for methods that ask."""
+    name = "weighted_average" if method == LINEAR else method
+    known = name in MERGES and inspect.signature(MERGES[name].function).parameters
+    return {"input_axis": -2} if known and "input_axis" in known else {}
+
+
 def check_alike(models: Mapping[str, LazyCheckpoint]) -> None:
     """Refuses models with other tensors, shapes or integers; all mismatches at once."""
     (anchor, first), *others = models.items()

@@ -64,7 +64,7 @@ def merge_arrays(
     merged: dict[str, np.ndarray] = {}
     groups: dict[int, tuple[Streamer, list[Leaf]]] = {}
     for name, array in first.items():
-        if array.dtype.kind in "iub":
+        if array.dtype.kind in "iub" or not array.size:
             merged[name] = array
             continue
         plan = TensorPlan(name, method, (Source("", name),), options=options or {})

@@ -87,13 +87,18 @@ def merge(
     """
     models = {label: open_checkpoint(path) for label, path in plan.models.items()}
     refuse_existing(out, overwrite=overwrite)
+    _refuse_sources(plan, out)
     shapes = aligned_shapes or {}
-    slots = [_slot(tensor, plan, models, shapes) for tensor in plan.tensors]
+    slots = [slot_of(tensor, plan, models, shapes) for tensor in plan.tensors]
     mark = fingerprint(plan, models, seed, shard_bytes)
     staging = out.parent / f".{out.name}.merging"
     with atomic.explained(out):
         done = _continue(staging, mark)
-        shards = Shards(staging, slots, shard_bytes)
+        try:
+            shards = Shards(staging, slots, shard_bytes)
+        except OSError:  # no room: nothing is left behind
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
     if done:
         _logger.info("going on: %d of %d tensors are there", len(done), len(slots))
     check = SourceCheck(models, finite=not allow_nonfinite)
@@ -133,6 +138,17 @@ def refuse_existing(out: Path, *, overwrite: bool) -> None:
         )
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"--out: {out} is a file; choose a folder")
+
+
+def _refuse_sources(plan: MergePlan, out: Path) -> None:
+    """Raises FileExistsError where the output would replace what it is made of."""
+    target = out.resolve()
+    for label, folder in plan.models.items():
+        source = folder.resolve()
+        if source == target or target in source.parents:
+            raise FileExistsError(
+                f"--out: {out} holds the model '{label}'; choose another folder"
+            )
 
 
 def fingerprint(
@@ -213,7 +229,7 @@ def _pieces(
     """The tensors that are still to be written, each as pieces."""
     streamers = Streamers(seed=seed)
     model_type = str(models[plan.donor].config().get("model_type", ""))
-    dtype = None if plan.dtype is None else _dtype(plan.dtype)
+    dtype = None if plan.dtype is None else floating_dtype(plan.dtype)
     by_slot = dict(zip((t.name for t in plan.tensors), slots, strict=True))
 
     def leaf(tensor: TensorPlan) -> Any:
@@ -224,7 +240,10 @@ def _pieces(
     of_models: dict[int, list[TensorPlan]] = {}
     whole: list[TensorPlan] = []
     for tensor in plan.tensors:
-        if tensor.method == COPY:
+        if not by_slot[tensor.name].num_bytes:
+            if tensor.name not in done:
+                yield tensor.name, iter(())
+        elif tensor.method == COPY:
             if tensor.name not in done:
                 yield tensor.name, _copied(leaf(tensor), by_slot[tensor.name].dtype)
         elif MERGES[tensor.method].form is None:
@@ -284,7 +303,7 @@ def _in_memory(
         yield name, iter([(0, flat)])
 
 
-def _slot(
+def slot_of(
     tensor: TensorPlan,
     plan: MergePlan,
     models: Mapping[str, LazyCheckpoint],
@@ -295,14 +314,17 @@ def _slot(
     if not infos[0].floating:
         return Slot(tensor.name, shape, infos[0].dtype)
     if plan.out_dtype or plan.dtype:
-        return Slot(tensor.name, shape, _dtype(plan.out_dtype or plan.dtype or ""))
+        return Slot(tensor.name, shape, floating_dtype(plan.out_dtype or plan.dtype or ""))
     kinds = {info.dtype for info in infos}
     dtype = kinds.pop() if len(kinds) == 1 else np.result_type(np.float32, *kinds)
     return Slot(tensor.name, shape, dtype)
 
 
-def _dtype(name: str) -> np.dtype:
-    known = {str(dtype): dtype for dtype in DTYPES.values()}
+def floating_dtype(name: str) -> np.dtype:
+    """The dtype of a name; a CheckpointError if tensors cannot be merged to it."""
+    known = {
+        str(dtype): dtype for dtype in DTYPES.values() if dtype.kind not in "iub"
+    }
     if name not in known:
         raise CheckpointError(
             f"dtype '{name}' is not one of {', '.join(sorted(known))}"
@@ -341,8 +363,14 @@ def _refuse_nonfinite(norms: Mapping[str, float]) -> None:
 def _publish(staging: Path, out: Path) -> None:
     """The finished folder gets its name; one that was there goes last."""
     old = out.parent / f".{out.name}.replaced"
-    if out.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-    staging.rename(out)
+    if not out.exists():
+        staging.rename(out)
+        return
+    shutil.rmtree(old, ignore_errors=True)
+    out.rename(old)
+    try:
+        staging.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -1,10 +1,12 @@
 """fusion-jax merge: checkpoints in, one checkpoint out."""
 
 import argparse
+import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,23 @@ def run(options: argparse.Namespace) -> None:
         print(_methods(options.json))
         return
     _check_usage(options)
+    from fusion_jax.checkpoints.orbax_folders import as_folders, is_orbax
+
+    given = [*(options.models or []), *([options.base] if options.base else [])]
+    if not any(map(is_orbax, given)):
+        _merge(options)
+        return
+    if not all(map(is_orbax, given)):
+        others = ", ".join(str(path) for path in given if not is_orbax(path))
+        raise ValueError(f"{others}: no Orbax checkpoint, as the other models are")
+    with as_folders(given) as folders:
+        options.models = [folders[model] for model in options.models]
+        options.base = folders[options.base] if options.base else None
+        _merge(options, orbax=True)
+
+
+def _merge(options: argparse.Namespace, *, orbax: bool = False) -> None:
+    """Merges folders of safetensors; `orbax`: of trees, which are saved as a tree."""
     from fusion_jax.checkpoints.merge import refuse_existing
     from fusion_jax.checkpoints.run_merge import dry_run, run_merge
 
@@ -64,16 +83,27 @@ def run(options: argparse.Namespace) -> None:
         text = options.recipe.read_text()
         from fusion_jax.checkpoints.mergekit_plan import read_plan
 
-        plan = read_plan(text, options.recipe.parent, lenient=options.lenient)
+        plan = read_plan(
+            text,
+            options.recipe.parent,
+            lenient=options.lenient,
+            random_seed=options.seed,
+        )
     else:
-        from fusion_jax.checkpoints.direct_plan import direct_plan
+        from fusion_jax.checkpoints.direct_plan import direct_plan, flax_layout
 
+        settings = dict(_setting(text) for text in options.set)
+        if orbax:
+            # Kernels of a Flax tree are [in, out].
+            settings |= (
+                flax_layout(options.method) if "input_axis" not in settings else {}
+            )
         plan = direct_plan(
             options.method,
             options.models,
             base=options.base,
             weights=options.weights,
-            options=dict(_setting(text) for text in options.set),
+            options=settings,
             dtype=options.dtype,
         )
     if options.recipe and options.dtype:
@@ -87,12 +117,15 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(described.record) if options.json else described.text)
         return
     refuse_existing(options.out, overwrite=options.overwrite)
-    with _bar(options, described.record["bytes_out"]) as progress:
+    with (
+        _bar(options, described.record["bytes_out"]) as progress,
+        _target(options.out, orbax) as target,
+    ):
         merged = run_merge(
             plan,
-            options.out,
+            target,
             seed=options.seed,
-            shard_bytes=_bytes(options.shard_size),
+            shard_bytes=sys.maxsize if orbax else _bytes(options.shard_size),
             allow_nonfinite=options.allow_nonfinite,
             overwrite=options.overwrite,
             recipe=text,
@@ -100,12 +133,27 @@ def run(options: argparse.Namespace) -> None:
             progress=progress,
         )
     if options.json:
-        print(json.dumps({**described.record, "out": str(merged.directory)}))
+        print(json.dumps({**described.record, "out": str(options.out)}))
         return
     print(described.text)
     if merged.resumed:
         print(f"went on: {merged.resumed} tensors were there from an earlier run")
-    print(f"model: {merged.directory}")
+    print(f"model: {options.out}")
+
+
+@contextlib.contextmanager
+def _target(out: Path, orbax: bool) -> Iterator[Path]:
+    """Where the weights are written; what is to be a tree is converted at the end."""
+    if not orbax:
+        yield out
+        return
+    from fusion_jax.checkpoints.orbax_folders import to_orbax
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as place:
+        folder = Path(place) / out.name
+        yield folder
+        to_orbax(folder, out)
 
 
 def _check_usage(options: argparse.Namespace) -> None:

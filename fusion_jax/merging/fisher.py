@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from fusion_jax import trees
-from fusion_jax.merging.combine import total
 from fusion_jax.merging.combine import contract
 from fusion_jax.merging.form import Block, Facts, Form, Options, Sum
 from fusion_jax.merging.in_memory import run
@@ -98,12 +97,11 @@ def fisher_form(*, normalize: bool = False) -> Form:
         row = block.coefficients.astype(block.experts.dtype)
         middle = contract(row / jnp.sum(row), block.experts)
         share = row.reshape(column) * certainty
-        whole = jnp.sum(share, axis=0)
+        divisor = total(share)
         # From the mean: it is what is left where nothing is known.
-        moves = jnp.sum(share * (block.experts - middle), axis=0)
-        return middle + jnp.where(
-            whole == 0, 0, moves / jnp.where(whole == 0, 1, whole)
-        )
+        moves = total(share * (block.experts - middle))
+        known = divisor != 0
+        return middle + jnp.where(known, moves / jnp.where(known, divisor, 1), 0)
 
     passes = (Sum("whole", whole), Sum("entries", entries))
     if normalize:

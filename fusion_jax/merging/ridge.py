@@ -10,14 +10,14 @@ from jax.scipy.linalg import cho_solve
 def correction(
     matrix: jax.Array, residual: jax.Array, ridge: jax.Array | float
 ) -> jax.Array:
-    """What to add to a prior P, so that (A + r I + s D) (P + x) = B + (r I + s D) P.
+    """What to add to a prior P, so that (A + r I) (P + x) = B + r P.
 
-    (A + r I + s D) x = B - A P,  r = ridge * trace(A) / n,  D = diag(A)
+    (A + r I) x = B - A P,  r = ridge * trace(A) / n
 
     The ridge pulls towards the prior, not towards zero. A row and column of zeros (an
-    input that was never active) gives exactly x = 0. s is 0, unless that system is
-    singular to rounding: then the root of the rounding unit, which leaves directions
-    that A does not see at the prior, and errs as little in those that it sees.
+    input that was never active) gives exactly x = 0. Where the system is singular to
+    rounding, the ridge is raised to the root of the rounding unit: that leaves
+    directions that A does not see at the prior, and errs as little in those it sees.
 
     Args:
       matrix: A, [n, n], symmetric and positive semi-definite.
@@ -25,7 +25,7 @@ def correction(
       ridge: relative to the mean of the diagonal, not negative; may be traced.
 
     Returns:
-      x, [n, m] in the dtype of `matrix`; 0 where A is 0 or no s up to 1 helps.
+      x, [n, m] in the dtype of `matrix`; 0 where A is 0 or no ridge up to 1 helps.
       Derivatives are those of the system that was solved.
     """
     size = matrix.shape[0]
@@ -34,15 +34,15 @@ def correction(
     scaled = matrix / mean
     dead = jnp.diagonal(scaled) == 0
     scaled = scaled + jnp.diag((dead + ridge).astype(matrix.dtype))
-    factor, share, solved = _factor(jax.lax.stop_gradient(scaled))
+    factor, more, solved = _factor(jax.lax.stop_gradient(scaled))
     # Nothing solvable (mixed signs of coefficients): the identity in its place keeps
     # derivatives finite, and the answer is the prior.
     eye = jnp.eye(size, dtype=matrix.dtype)
-    system = jnp.where(solved, _lifted(scaled, share), eye)
+    system = jnp.where(solved, scaled + more * eye, eye)
     factor = jnp.where(solved, factor, eye)
     right = jnp.where(solved & ~dead[:, None], residual / mean, 0)
     # The derivative of the factorisation is not needed: that of the solution follows
-    # from the system, and the search for s stays outside.
+    # from the system, and the search for a ridge stays outside.
     return jax.lax.custom_linear_solve(
         lambda x: jnp.matmul(system, x, precision="highest"),
         right,
@@ -52,28 +52,24 @@ def correction(
 
 
 def _factor(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(lower factor, s, success) with the least s that succeeds."""
+    """(lower factor, what was added to the diagonal for it, success)."""
     unit = float(jnp.finfo(matrix.dtype).eps)
     diagonal = jnp.diagonal(matrix)
-    # A pivot is what is left of an entry of the diagonal. Near n^1/2 units it is noise.
+    # A pivot is what is left of an entry of the diagonal; this little is noise.
     noise = 32 * math.sqrt(len(matrix)) * unit
+    eye = jnp.eye(len(matrix), dtype=matrix.dtype)
     first = jnp.zeros((), matrix.dtype)
 
     def failed(state: tuple[jax.Array, jax.Array]) -> jax.Array:
-        factor, share = state
+        factor, more = state
         sound = (jnp.diagonal(factor) ** 2 > noise * diagonal).all()  # False for NaN
-        return ~sound & (share < 1)
+        return ~sound & (more < 1)
 
     def again(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        share = jnp.maximum(10 * state[1], math.sqrt(unit))
-        return jnp.linalg.cholesky(_lifted(matrix, share)), share
+        more = jnp.maximum(10 * state[1], math.sqrt(unit))
+        return jnp.linalg.cholesky(matrix + more * eye), more
 
-    factor, share = jax.lax.while_loop(
+    factor, more = jax.lax.while_loop(
         failed, again, (jnp.linalg.cholesky(matrix), first)
     )
-    return factor, share, jnp.isfinite(factor).all()
-
-
-def _lifted(matrix: jax.Array, share: jax.Array) -> jax.Array:
-    """A + s D."""
-    return matrix + share * jnp.diag(jnp.diagonal(matrix))
+    return factor, more, jnp.isfinite(factor).all()

@@ -84,7 +84,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--workdir", type=Path, required=True)
     peers = parser.add_mutually_exclusive_group()
     peers.add_argument(

@@ -32,6 +32,7 @@ MORE = [
     ("sce", {"select_topk": 0.4}),
     ("ties", {"density": (0.2, 0.9, 0.5)}),
 ]
+SPECTRAL = ("tsv_m", "iso_c", "iso_cts", "knots", "wudi")
 STREAMED = [
     *[
         (name, OPTIONS.get(name, {}))
@@ -98,8 +99,10 @@ def in_memory(experts, method, coefficients, base=None, options=None):
     if "input_axis" in inspect.signature(record.function).parameters:
         given["input_axis"] = -1
     stack = {name: np.stack([e[name] for e in experts]) for name in experts[0]}
-    merged = record.function(
-        jax.device_put(stack), np.asarray(coefficients, np.float32), **given
+    arrays = {n: given.pop(n) for n in ("base", "key") if n in given}
+    # Compiled whole: piece by piece its operations would be compiled one by one.
+    merged = jax.jit(lambda s, c, a: record.function(s, c, **a, **given))(
+        stack, np.asarray(coefficients, np.float32), arrays
     )
     return merged if isinstance(merged, dict) else merged[0]
 
@@ -120,9 +123,11 @@ def test_pieces_give_what_whole_leaves_give(small_pieces, method, options):
     expected = in_memory(experts, method, row, base, options)
     assert found.keys() == expected.keys()
     for name in found:
-        # What float32 loses where a base is added back is relative to the base.
+        # What float32 loses where a base is added back is relative to the base; a
+        # decomposition of float32 loses more.
+        atol = 1e-4 if method in SPECTRAL else 2e-6
         np.testing.assert_allclose(
-            found[name], expected[name], rtol=1e-5, atol=2e-6, err_msg=name
+            found[name], expected[name], rtol=1e-5, atol=atol, err_msg=name
         )
     different = [not np.array_equal(found[n], experts[0][n]) for n in found]
     assert any(different) or method in ("wise_ft", "krum")

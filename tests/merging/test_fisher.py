@@ -1,5 +1,7 @@
 """Fisher merging against its formula, and what its floor decides."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from tests.merging.task_vectors import (
     experts_and_base,
 )
 
-C = np.asarray([0.2, 0.5, 0.3])
+C: Any = np.asarray([0.2, 0.5, 0.3])
 
 
 def fishers_of(stack, seed=1):

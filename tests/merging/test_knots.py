@@ -1,5 +1,7 @@
 """KnOTS against its formula, and what a common basis may not change."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from tests.merging.task_vectors import (
     experts_and_base,
 )
 
-C = np.asarray([0.2, 0.5, 0.3])
+C: Any = np.asarray([0.2, 0.5, 0.3])
 
 
 def merged_matrix(deltas, c, density, inner):

@@ -1,5 +1,7 @@
 """RegMean: known answers, its identities, and systems that are hard to solve."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ from tests.merging.task_vectors import assert_mapped_equals_a_loop, assert_trees
 # Column vectors: the kernels [in, 1] of the cases that public code gets wrong.
 W = jnp.asarray([[[1.0], [3.0]], [[3.0], [5.0]]])
 HALF = jnp.full(2, 0.5)
-C = np.asarray([0.5, 1.5, 1.0])
+C: Any = np.asarray([0.5, 1.5, 1.0])
 
 
 def problem(seed=0, num_experts=3, size=5, outputs=4):

@@ -1,5 +1,7 @@
 """WUDI in closed form against its objective, and where its ridge pulls."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ from tests.merging.task_vectors import (
     experts_and_base,
 )
 
-C = np.asarray([0.5, 1.5, 1.0])
+C: Any = np.asarray([0.5, 1.5, 1.0])
 
 
 def least(deltas, c, ridge):
