@@ -144,6 +144,7 @@ def _checked(
             f"{method}: needs statistics of the training data, which this command "
             "cannot read; call fusion_jax." + name + " with statistics="
         )
+    _refuse_functions(method, record.function)
     _check_options(method, record, options)
     least, most = record.experts
     count = len(models)
@@ -188,6 +189,20 @@ def _checked(
     }
     resolved = {k: v for k, v in resolved.items() if v is not None} | options
     return record, name, weights, resolved, notes
+
+
+def _refuse_functions(method: str, function: Any) -> None:
+    """Refuses methods with an option that no flag can say, such as a permutation."""
+    missing = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in _NOT_OPTIONS and parameter.default is parameter.empty
+    ]
+    if missing:
+        raise ValueError(
+            f"{method}: needs {', '.join(missing)}, which only Python can say; call "
+            f"fusion_jax.{method}"
+        )
 
 
 def _check_options(method: str, record: Any, options: Mapping[str, Any]) -> None:

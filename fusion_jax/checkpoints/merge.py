@@ -18,6 +18,7 @@ from fusion_jax import atomic
 from fusion_jax.checkpoints.lazy import DTYPES, LazyCheckpoint, open_checkpoint
 from fusion_jax.checkpoints.leaves import COPY, Align, Streamers, read_leaf
 from fusion_jax.checkpoints.output import Shards, Slot
+from fusion_jax.checkpoints.pieces import common_dtype
 from fusion_jax.checkpoints.plan import MergePlan, TensorPlan
 from fusion_jax.checkpoints.sources_check import SourceCheck
 from fusion_jax.checkpoints.tensors import CheckpointError
@@ -211,7 +212,8 @@ def _squares(values: np.ndarray) -> float:
     if not values.size or values.dtype.kind in "iub":
         return 0.0
     wide = values if values.dtype == np.float64 else values.astype(np.float32)
-    found = float(np.dot(wide, wide))
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = float(np.dot(wide, wide))
     if not np.isfinite(found) and np.isfinite(wide).all():  # the squares overflow
         found = float(np.dot(wide.astype(np.float64), wide.astype(np.float64)))
     return found
@@ -309,22 +311,20 @@ def slot_of(
     models: Mapping[str, LazyCheckpoint],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> Slot:
+    """Shape and dtype of a tensor of the output, from the headers of its sources."""
     infos = [models[s.model].tensors[s.tensor] for s in tensor.sources]
     shape = shapes.get(tensor.name, infos[0].shape)
     if not infos[0].floating:
         return Slot(tensor.name, shape, infos[0].dtype)
-    if plan.out_dtype or plan.dtype:
-        return Slot(tensor.name, shape, floating_dtype(plan.out_dtype or plan.dtype or ""))
-    kinds = {info.dtype for info in infos}
-    dtype = kinds.pop() if len(kinds) == 1 else np.result_type(np.float32, *kinds)
-    return Slot(tensor.name, shape, dtype)
+    wanted = plan.out_dtype or plan.dtype
+    if wanted:
+        return Slot(tensor.name, shape, floating_dtype(wanted))
+    return Slot(tensor.name, shape, common_dtype([info.dtype for info in infos]))
 
 
 def floating_dtype(name: str) -> np.dtype:
     """The dtype of a name; a CheckpointError if tensors cannot be merged to it."""
-    known = {
-        str(dtype): dtype for dtype in DTYPES.values() if dtype.kind not in "iub"
-    }
+    known = {str(dtype): dtype for dtype in DTYPES.values() if dtype.kind not in "iub"}
     if name not in known:
         raise CheckpointError(
             f"dtype '{name}' is not one of {', '.join(sorted(known))}"

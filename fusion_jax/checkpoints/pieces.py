@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,6 +62,15 @@ class Piece(NamedTuple):
     experts: np.ndarray
     base: np.ndarray | None
     padded: bool
+
+
+def common_dtype(dtypes: Iterable[np.dtype]) -> np.dtype:
+    """The one floating dtype, or where there are several, one that holds all."""
+    kinds = set(dtypes)
+    if len(kinds) == 1:
+        return kinds.pop()
+    # One by one: numpy knows no common dtype of bfloat16 and float16.
+    return functools.reduce(np.promote_types, kinds, np.dtype(np.float32))
 
 
 def cut(form: Form, leaf: Leaf) -> Iterator[Callable[[], Piece]]:
@@ -137,8 +146,7 @@ def _stacked(parts: list[np.ndarray], width: int | None = None) -> np.ndarray:
     Stacked here and not in the program: XLA reads a row of an argument as it is, but a
     row of a concatenation only after writing all of it.
     """
-    kinds = {x.dtype for x in parts}
-    dtype = kinds.pop() if len(kinds) == 1 else np.result_type(np.float32, *kinds)
+    dtype = common_dtype([x.dtype for x in parts])
     if width is None or len(parts[0]) == width:
         return np.stack(parts, dtype=dtype)
     whole = np.zeros((len(parts), width), dtype)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from fusion_jax.checkpoints.lazy import LazyCheckpoint, open_checkpoint
 from fusion_jax.checkpoints.leaves import COPY
-from fusion_jax.checkpoints.merge import SHARD_BYTES, Merged, merge
+from fusion_jax.checkpoints.merge import SHARD_BYTES, Merged, merge, slot_of
 from fusion_jax.checkpoints.merge_card import write_companions
 from fusion_jax.checkpoints.pieces import PIECE
 from fusion_jax.checkpoints.plan import MergePlan
@@ -107,9 +107,7 @@ def dry_run(plan: MergePlan) -> DryRun:
         sources = tuple(s.model for s in tensor.sources)
         way = tensor.method, sources, row, repr(options)
         ways.setdefault(way, []).append(tensor.name)
-        info = models[tensor.sources[0].model].tensors[tensor.sources[0].tensor]
-        width = 2 if (plan.out_dtype or "").endswith("16") else info.dtype.itemsize
-        bytes_out += info.size * (4 if plan.out_dtype == "float32" else width)
+        bytes_out += slot_of(tensor, plan, models, {}).num_bytes
     record = {
         "tensors": len(plan.tensors),
         "methods": sorted({t.method for t in plan.tensors}),

@@ -125,9 +125,9 @@ def _not_finite(buffer: np.ndarray, begin: int, end: int, info: TensorInfo) -> i
     values = np.frombuffer(buffer[first - begin : last - begin], info.dtype)
     if info.dtype.kind != "f":
         values = values.astype(np.float32)
-    # One product says that all is well: NaN and infinity stay what they are.
-    if values.dtype == np.float32 and np.isfinite(
-        np.dot(values, np.zeros_like(values))
-    ):
-        return 0
+    # One product says that all is well: NaN and infinity both make it NaN.
+    if values.dtype == np.float32:
+        with np.errstate(invalid="ignore"):
+            if np.isfinite(np.dot(values, np.zeros_like(values))):
+                return 0
     return int(len(values) - np.count_nonzero(np.isfinite(values)))

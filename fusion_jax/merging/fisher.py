@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fusion_jax import trees
-from fusion_jax.merging.combine import contract
+from fusion_jax.merging.combine import contract, total
 from fusion_jax.merging.form import Block, Facts, Form, Options, Sum
 from fusion_jax.merging.in_memory import run
 from fusion_jax.merging.record import Merge

@@ -244,7 +244,8 @@ def commands(
     else:
         found["agreement"] = {
             f"{mine} - {theirs}": apart(
-                "merge_agreement", "distance", place / mine, place / theirs
+                *("merge_agreement", "distance", place / mine, place / theirs),
+                models / "base" if recipe.clamped else None,
             )
             for mine, theirs in pairs
         }

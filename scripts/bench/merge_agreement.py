@@ -34,30 +34,40 @@ class Model(Mapping[str, np.ndarray]):
         return len(self._files)
 
 
-def distance(one: Path, other: Path) -> dict[str, Any]:
+def distance(one: Path, other: Path, base: Path | None = None) -> dict[str, Any]:
     """The largest difference between two models in float32.
 
+    Args:
+      one: folder of a model.
+      other: folder of another.
+      base: tensors that `one` has from this model unchanged are counted and no more.
+
     Returns:
-      max_abs: over all tensors that both have; where: the tensor it is in; different:
-      share of entries more than 1e-6 apart; tensors: how many were compared;
-      only_in_one: names that the other model lacks.
+      max_abs: over the tensors compared; where: the tensor it is in; different: share
+      of entries more than 1e-6 apart; tensors: how many were compared; at_base: how
+      many were not, for they are the base's; only_in_one: names that the other lacks.
     """
     first, second = Model(one), Model(other)
     found = {"max_abs": 0.0, "where": ""}
-    entries = different = 0
+    entries = different = at_base = 0
+    start = Model(base) if base else {}
     both = sorted(set(first) & set(second))
     for name in both:
+        if name in start and np.array_equal(first[name], start[name]):
+            at_base += 1
+            continue
         apart = np.abs(first[name].astype(np.float32) - second[name])
         entries += apart.size
         different += int(np.count_nonzero(~(apart <= DIFFERENT)))
         # A NaN is the largest there is.
         most = float(apart.max())
-        if not most <= found["max_abs"]:
+        if most > found["max_abs"] or np.isnan(most):
             found = {"max_abs": most, "where": name}
     return {
         **found,
         "different": different / max(entries, 1),
-        "tensors": len(both),
+        "tensors": len(both) - at_base,
+        "at_base": at_base,
         "only_in_one": sorted(set(first) ^ set(second)),
     }
 

@@ -33,6 +33,7 @@ class Recipe(NamedTuple):
       coefficients: of `models`, effective.
       options: ours, for the same numbers as mergekit.
       random: masks are drawn, so that outputs agree in distribution alone.
+      clamped: we keep the base where mergekit leaves the span of the experts.
       fusion_bench: options of FusionBench's command, where it has the method.
     """
 
@@ -44,6 +45,7 @@ class Recipe(NamedTuple):
     coefficients: tuple[float, ...] = (WEIGHT,) * 4
     options: dict[str, Any] = {}  # noqa: RUF012
     random: bool = False
+    clamped: bool = False
     fusion_bench: tuple[str, ...] = ()
 
 
@@ -102,6 +104,8 @@ RECIPES: dict[str, Recipe] = {
         weight=None,
         coefficients=(SHARE,) * 4,
         options={"input_axis": -1},
+        # Random experts are orthogonal but for chance: half of their angles are wide.
+        clamped=True,
     ),
 }
 

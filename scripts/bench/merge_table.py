@@ -72,7 +72,7 @@ def agreement(methods: Mapping[str, Any]) -> str:
         [
             *(method, pair, f"{one['max_abs']:.2g}", one["where"] or "-"),
             f"{100 * one['different']:.3g} %",
-            str(len(one["only_in_one"])),
+            *(str(one["at_base"]), str(len(one["only_in_one"]))),
         ]
         for method, found in methods.items()
         for pair, one in found.get("agreement", {}).items()
@@ -93,6 +93,7 @@ def agreement(methods: Mapping[str, Any]) -> str:
             "largest difference",
             "where",
             "above 1e-6",
+            "left at base",
             "unpaired",
         )
         told += ["Agreement of the merged files:", markdown(head, exact)]

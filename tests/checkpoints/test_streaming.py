@@ -204,7 +204,5 @@ def test_tensors_without_elements_are_merged_to_none(small_pieces):
     experts = [empty | model(seed) for seed in (1, 2)]
     named = dict(zip("ab", experts, strict=True))
     for method in ("ties", "della", "slerp", "iso_c"):
-        merged = merge_arrays(
-            named, method, [0.5, 0.5], base=empty | model(0), seed=1
-        )
+        merged = merge_arrays(named, method, [0.5, 0.5], base=empty | model(0), seed=1)
         assert merged["e"].shape == (0, 4) and merged["f"].shape == (4, 0)

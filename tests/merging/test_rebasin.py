@@ -1,6 +1,7 @@
 """Git Re-Basin: permutations of a network's units are found and undone."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,7 +105,7 @@ def test_a_residual_stream_is_one_permutation_of_all_that_write_to_it():
     shapes = {"embed": (9, 6), "head": (6, 4)}
     inside = {"up": (6, 11), "down": (11, 6), "mix": (6, 6)}
     draw = lambda s: jnp.asarray(random.normal(size=s), jnp.float32)  # noqa: E731
-    params = {n: draw(s) for n, s in shapes.items()}
+    params: Any = {n: draw(s) for n, s in shapes.items()}
     params["block"] = {n: draw(s) for n, s in inside.items()}
     shuffled = {"stream": random.permutation(6), "inner": random.permutation(11)}
     other = permute(spec, shuffled, params)
