@@ -12,6 +12,7 @@ from fusion_jax.checkpoints.lazy import LazyCheckpoint, open_checkpoint
 from fusion_jax.checkpoints.leaves import COPY
 from fusion_jax.checkpoints.plan import MergePlan, Source, TensorPlan
 from fusion_jax.checkpoints.tensors import CheckpointError
+from fusion_jax.checkpoints.tied_heads import lend_heads
 from fusion_jax.merging import MERGES
 
 LINEAR = "linear"
@@ -57,9 +58,22 @@ def direct_plan(
     folders: dict[str, Path] = {} if base is None else {"base": Path(base)}
     folders |= dict(zip(labels, map(Path, models), strict=True))
     opened = {label: open_checkpoint(folder) for label, folder in folders.items()}
+    opened, lent = lend_heads(opened)
     check_alike(opened)
+    changes = {}
+    if lent:
+        changes["tie_word_embeddings"] = False
+        given = ", ".join(sorted({source.model for source in lent}))
+        notes.append(
+            f"{given}: the head is the embedding, and other models have a head of "
+            "their own; the output has one, no longer tied"
+        )
     reads_base = base is not None and "base" in record.needs | record.accepts
     first = opened[labels[0]]
+
+    def source(label: str, tensor: str) -> Source:
+        return lent.get(Source(label, tensor), Source(label, tensor))
+
     tensors = []
     for tensor, info in first.tensors.items():
         if not info.floating:
@@ -69,14 +83,16 @@ def direct_plan(
             TensorPlan(
                 name=tensor,
                 method=name,
-                sources=tuple(Source(label, tensor) for label in labels),
-                base=Source("base", tensor) if reads_base else None,
+                sources=tuple(source(label, tensor) for label in labels),
+                base=source("base", tensor) if reads_base else None,
                 coefficients=tuple(weights),
                 options=options,
             )
         )
     donor = "base" if base is not None else labels[0]
-    return MergePlan(folders, tuple(tensors), donor, None, dtype, notes=tuple(notes))
+    return MergePlan(
+        folders, tuple(tensors), donor, None, dtype, changes, notes=tuple(notes)
+    )
 
 
 def flax_layout(method: str) -> dict[str, int]:

@@ -131,3 +131,28 @@ def test_a_base_that_linear_counts_as_an_input_is_noted(tmp_path, capsys):
     assert "base" in capsys.readouterr().err
     merged = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
     np.testing.assert_allclose(merged["x"], [11 / 3], rtol=1e-6)
+
+
+def test_a_tied_model_lends_its_embedding_as_a_head(tmp_path):
+    table, head = "model__embed_tokens__weight", "lm_head__weight"
+    tied = model(tmp_path / "tied", **{table: np.full((4, 2), 1.0)})
+    own = {table: np.full((4, 2), 3.0), head: np.full((4, 2), 5.0)}
+    free = model(tmp_path / "free", **own)
+    arguments = ("--method", "linear", "--models", tied, free)
+    assert merge(tmp_path, *arguments) == 0
+    merged = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
+    assert (merged["model.embed_tokens.weight"] == 2).all()
+    assert (merged["lm_head.weight"] == 3).all()
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["tie_word_embeddings"] is False
+
+
+def test_tied_models_alone_give_one_tensor(tmp_path):
+    table = "model__embed_tokens__weight"
+    folders = [
+        model(tmp_path / name, **{table: np.full((4, 2), value)})
+        for name, value in (("a", 1.0), ("b", 3.0))
+    ]
+    assert merge(tmp_path, "--method", "linear", "--models", *folders) == 0
+    merged = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
+    assert merged.keys() == {"model.embed_tokens.weight"}

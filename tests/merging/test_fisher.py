@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -144,6 +145,26 @@ def test_population_of_coefficients_and_floors_equals_a_loop():
         ),
         jnp.asarray([[0.1, 0.2, 0.7, 0.0], [1.0, 2.0, 0.0, 1e-6], [1, 1, 1, 0.5]]),
     )
+
+
+def test_gradients_equal_finite_differences_and_are_finite_on_odd_leaves():
+    stack, _ = experts_and_base()
+    fishers = fishers_of(stack)
+
+    def total(c, x):
+        merged = fisher(x, c, statistics=fishers)
+        return sum(jnp.sum(jnp.sin(y)) for y in merged.values())
+
+    row, step = jnp.asarray(C, jnp.float32), 1e-2
+    by_c, by_x = jax.grad(total, argnums=(0, 1))(row, stack)
+    assert all(np.isfinite(x).all() for x in by_x.values())
+    for k in range(3):
+        e = step * jnp.eye(3)[k]
+        difference = (total(row + e, stack) - total(row - e, stack)) / (2 * step)
+        np.testing.assert_allclose(by_c[k], difference, rtol=2e-2, atol=2e-3)
+    for scale in (0.0, 1e-30):
+        odd = {n: scale * x for n, x in stack.items()}
+        assert np.isfinite(jax.grad(total)(row, odd)).all()
 
 
 def test_fishers_that_do_not_fit_are_all_listed():

@@ -248,7 +248,9 @@ def test_directions_that_no_token_has_stay_at_the_mean(size, ridge):
     right = kernels.mean(axis=0) + seen @ (kernels[1] - kernels[0]) / 4
     # The rounding of A over the ridge that hides it: eps * n / eps^1/2, as no
     # eigenvalue is above n means of the diagonal.
-    np.testing.assert_allclose(found, right, atol=size * np.finfo(np.float32).eps ** 0.5)
+    np.testing.assert_allclose(
+        found, right, atol=size * np.finfo(np.float32).eps ** 0.5
+    )
 
 
 def test_leaves_without_a_gram_are_averaged_and_both_layouts_agree():
