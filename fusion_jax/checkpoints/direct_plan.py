@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 
 from fusion_jax.checkpoints.lazy import LazyCheckpoint, open_checkpoint
-from fusion_jax.checkpoints.leaves import COPY
+from fusion_jax.checkpoints.leaves import COPY, numbers_and_words
 from fusion_jax.checkpoints.plan import MergePlan, Source, TensorPlan
 from fusion_jax.checkpoints.tensors import CheckpointError
 from fusion_jax.checkpoints.tied_heads import lend_heads
 from fusion_jax.merging import MERGES
+from fusion_jax.merging.combine import AGGREGATES, ELECTIONS
 
 LINEAR = "linear"
 """The command's name of a weighted average whose weights are divided by their sum."""
 
 _SHARES = frozenset({"density", "gamma", "epsilon", "select_topk", "ratio", "trim"})
+_CHOICES = {"elect": ELECTIONS, "aggregate": AGGREGATES}
 _NOT_OPTIONS = frozenset(
     {"stack", "coefficients", "base", "key", "groups", "statistics"}
 )
@@ -172,6 +174,14 @@ def _checked(
     if weights is None:
         averages = method == LINEAR or "equal_experts" in record.promises
         weights = [1 / count if averages else 1.0] * count
+    for option, value in options.items():
+        if isinstance(value, tuple) and len(value) != count:
+            raise ValueError(
+                f"--set {option}: {len(value)} values for {count} models; give one "
+                "for all, or one for each"
+            )
+    if record.form is not None:  # a word that is none of its choices is told here
+        record.form(**numbers_and_words(name, options)[1])
     weights = [float(w) for w in weights]
     if len(weights) != count:
         raise ValueError(
@@ -248,6 +258,11 @@ def _check_options(method: str, record: Any, options: Mapping[str, Any]) -> None
         if isinstance(default, bool | str) and not isinstance(value, type(default)):
             raise ValueError(
                 f"--set {option}: {value!r} given, like {default!r} wanted"
+            )
+        choices = _CHOICES.get(option, (value,))
+        if value not in choices:
+            raise ValueError(
+                f"--set {option}: '{value}' is not one of {', '.join(choices)}"
             )
         if isinstance(default, float) and any(
             isinstance(v, str | bool) for v in values

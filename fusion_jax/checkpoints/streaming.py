@@ -198,13 +198,25 @@ def _ranks(values: np.ndarray, form: Form) -> np.ndarray:
         return np.zeros(values.shape, np.int32)
     axis = form.input_axis if values.ndim > 2 else -1
     rows = np.ascontiguousarray(np.moveaxis(values, axis, -1), np.float32)
-    places = np.arange(rows.shape[-1], dtype=np.uint64)
+    count = rows.shape[-1]
+    places = np.arange(count, dtype=np.uint64)
     # Adding 0 makes -0 of it 0, whose bits are the smallest.
-    packed = ((rows + 0.0).view(np.uint32).astype(np.uint64) << 32) | places
+    packed = (rows + 0.0).view(np.uint32).astype(np.uint64)
+    packed <<= 32
+    packed |= places
     packed.sort(axis=-1)
-    packed = (packed << 32) | places
-    packed.sort(axis=-1)
-    return np.moveaxis(packed.astype(np.uint32).view(np.int32), -1, axis)
+    if count <= 2**16:  # half as wide, twice as fast
+        order = packed.astype(np.uint32)
+        order <<= 16
+        order |= places.astype(np.uint32)
+        order.sort(axis=-1)
+        order &= 0xFFFF
+    else:
+        packed <<= 32
+        packed |= places
+        packed.sort(axis=-1)
+        order = packed.astype(np.uint32)
+    return np.moveaxis(order.view(np.int32), -1, axis)
 
 
 def _on_block(

@@ -73,9 +73,16 @@ def run(options: argparse.Namespace) -> None:
 
 def _merge(options: argparse.Namespace, *, orbax: bool = False) -> None:
     """Merges folders of safetensors; `orbax`: of trees, which are saved as a tree."""
-    from fusion_jax.checkpoints.merge import refuse_existing
+    from fusion_jax.checkpoints.merge import floating_dtype, refuse_existing
     from fusion_jax.checkpoints.run_merge import dry_run, run_merge
+    from fusion_jax.checkpoints.tensors import CheckpointError
 
+    shard_bytes = sys.maxsize if orbax else _bytes(options.shard_size)
+    if options.dtype:
+        try:
+            floating_dtype(options.dtype)
+        except CheckpointError as error:
+            raise WrongUsage(f"--dtype: {error}") from error
     text = None
     if options.recipe:
         if not options.recipe.is_file():
@@ -98,14 +105,19 @@ def _merge(options: argparse.Namespace, *, orbax: bool = False) -> None:
             settings |= (
                 flax_layout(options.method) if "input_axis" not in settings else {}
             )
-        plan = direct_plan(
-            options.method,
-            options.models,
-            base=options.base,
-            weights=options.weights,
-            options=settings,
-            dtype=options.dtype,
-        )
+        try:
+            plan = direct_plan(
+                options.method,
+                options.models,
+                base=options.base,
+                weights=options.weights,
+                options=settings,
+                dtype=options.dtype,
+            )
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            raise WrongUsage(str(error)) from error
     if options.recipe and options.dtype:
         from dataclasses import replace
 
@@ -125,7 +137,7 @@ def _merge(options: argparse.Namespace, *, orbax: bool = False) -> None:
             plan,
             target,
             seed=options.seed,
-            shard_bytes=sys.maxsize if orbax else _bytes(options.shard_size),
+            shard_bytes=shard_bytes,
             allow_nonfinite=options.allow_nonfinite,
             overwrite=options.overwrite,
             recipe=text,
@@ -228,6 +240,10 @@ def _command(options: argparse.Namespace) -> str:
         words += ["--set", setting]
     if options.dtype:
         words += ["--dtype", options.dtype]
+    if options.allow_nonfinite:
+        words.append("--allow-nonfinite")
+    if options.lenient:
+        words.append("--lenient")
     words += ["--seed", str(options.seed), "--out", options.out.name]
     return shlex.join(str(word) for word in words)
 

@@ -14,9 +14,10 @@ from fusion_jax.cli.configure import unknown_field
 from fusion_jax.cli.failures import WRONG_USAGE, warning_teller
 
 
-def start(main: Callable[[list[str]], Any]) -> None:
-    """Parses the flags, of which --config is required, and runs `main`."""
-    flags.mark_flag_as_required("config")
+def start(main: Callable[[list[str]], Any], *, config_required: bool = True) -> None:
+    """Parses the flags, of which --config is mostly required, and runs `main`."""
+    if config_required:
+        flags.mark_flag_as_required("config")
     absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells of files at INFO
     logging.getLogger("fusion_jax").setLevel("INFO")
     warnings.showwarning = warning_teller()

@@ -57,7 +57,8 @@ def dropping_form(
         deltas = block.deltas
         if rescale == "inverse":
             deltas = deltas / jnp.where(q > 0, q, 1)  # where 0, nothing survives
-        return jnp.where(keep, deltas, 0)
+        # Computed once: XLA would draw again for every expert that is then added up.
+        return jax.lax.optimization_barrier(jnp.where(keep, deltas, 0))
 
     def norms(block: Block, facts: Facts, options: Options) -> dict[str, jax.Array]:
         axes = tuple(range(1, block.experts.ndim))

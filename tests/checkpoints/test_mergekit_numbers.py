@@ -1,10 +1,13 @@
 """The numbers of mergekit files, on models of constant weights."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from fusion_jax.checkpoints.mergekit_plan import read_plan
 from fusion_jax.checkpoints.plan import MergePlan
@@ -252,3 +255,58 @@ def test_every_method_gives_the_numbers_of_mergekit_on_constant_models(
     assert set(found) == set(expected)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6)
+
+
+T1, T2 = "[UNK] x y z".split(), "[UNK] y x q r".split()
+# Rows of the output: those of t1 are 1, 2, 3, 4, those of t2 100, 200, ..., 500.
+TOKENIZER_NUMBERS = {
+    "the vocabulary of the base": ("tokenizer_source: base", [50.5, 151, 101.5, 4]),
+    "the vocabulary of a model": (
+        "tokenizer_source: t2",
+        [50.5, 101.5, 151, 400, 500],
+    ),
+    "a union has the base's tokens first": (
+        "tokenizer_source: union",
+        [50.5, 151, 101.5, 4, 400, 500],
+    ),
+    "tokens with sources of their own, new ones, and padding": (
+        "tokenizer:\n  source: union\n  pad_to_multiple_of: 8\n  tokens:\n"
+        "    x: {source: t2, force: true}\n"
+        "    z: {source: {kind: zero}}\n"
+        "    q: {source: {kind: zero}, force: true}\n"
+        "    r: {source: {kind: zero}, force: true}\n"
+        "    new: {source: {kind: model_token, model: t2, token_id: 4}}",
+        [50.5, 300, 101.5, 2, 0, 0, 500, 136.2857],
+    ),
+    "a new token in the base's vocabulary": (
+        "tokenizer: {source: base, tokens: {new: {source: {kind: zero}}}}",
+        [50.5, 151, 101.5, 4, 0],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def with_tokenizers(models) -> Path:
+    for name, words in (("t1", T1), ("t2", T2)):
+        inner = Tokenizer(WordLevel({w: i for i, w in enumerate(words)}, "[UNK]"))
+        inner.save(str(models / name / "tokenizer.json"))
+    return models
+
+
+@pytest.mark.parametrize(
+    "text, rows", TOKENIZER_NUMBERS.values(), ids=TOKENIZER_NUMBERS.keys()
+)
+def test_rows_of_one_vocabulary_are_merged(with_tokenizers, tmp_path, text, rows):
+    recipe = (
+        f"{LINEAR}base_model: t1\nmodels: [{{model: t1}}, {{model: t2}}]\n"
+        f"parameters: {{weight: 1}}\n{text}"
+    )
+    plan = read_plan(recipe, with_tokenizers)
+    out = tmp_path / "out"
+    found = merged(plan, {EMBED, HEAD, NORM}, out)
+    for name in (EMBED, HEAD):
+        want = np.outer(rows, np.ones(found[name].shape[1]))
+        np.testing.assert_allclose(found[name], want, rtol=1e-5, err_msg=name)
+    assert json.loads((out / "config.json").read_text())["vocab_size"] == len(rows)
+    ids = Tokenizer.from_file(str(out / "tokenizer.json")).get_vocab()
+    assert ids["[UNK]"] == 0 and max(ids.values()) < len(rows)

@@ -162,9 +162,11 @@ def test_population_of_coefficients_density_scale_and_cut_equals_a_loop():
     )
 
 
+# A few shapes: each is compiled.
 @settings(max_examples=20)
-@given(st.integers(2, 4), st.integers(1, 6), st.integers(2, 6), st.integers(0, 99))
-def test_outputs_may_be_rotated_before_or_after(num_experts, num_in, num_out, seed):
+@given(st.sampled_from([(2, 1, 5), (3, 4, 4), (4, 6, 2)]), st.integers(0, 99))
+def test_outputs_may_be_rotated_before_or_after(shape, seed):
+    num_experts, num_in, num_out = shape
     # The basis is that of the task vectors, not that of the coordinates.
     random = np.random.default_rng(seed)
     deltas = random.normal(size=(num_experts, num_in, num_out))

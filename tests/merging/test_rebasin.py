@@ -152,10 +152,11 @@ def test_dtype_is_kept():
     assert trees.mismatches([mlp(0, dtype=jnp.bfloat16), merged]) == []
 
 
+# A few sizes: each is compiled.
 @settings(max_examples=20)
-@given(st.integers(1, 7), st.integers(1, 7), st.integers(0, 99))
-def test_alignment_never_makes_two_networks_less_alike(one, two, seed):
-    sizes = (3, one, two, 2)
+@given(st.sampled_from([(1, 4), (7, 2), (6, 6)]), st.integers(0, 99))
+def test_alignment_never_makes_two_networks_less_alike(hidden, seed):
+    sizes = (3, *hidden, 2)
     a, b = mlp(seed, sizes), mlp(seed + 100, sizes)
 
     def likeness(other):

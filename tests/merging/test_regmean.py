@@ -331,9 +331,11 @@ def test_gradients_equal_finite_differences_and_are_finite_on_dead_systems():
             assert np.isfinite(found).all()
 
 
+# A few shapes: each is compiled.
 @settings(max_examples=20)
-@given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 3), st.integers(0, 99))
-def test_a_tree_added_to_all_experts_is_added_to_the_result(k, size, outputs, seed):
+@given(st.sampled_from([(1, 1, 1), (2, 6, 3), (4, 3, 2)]), st.integers(0, 99))
+def test_a_tree_added_to_all_experts_is_added_to_the_result(shape, seed):
+    k, size, outputs = shape
     random = np.random.default_rng(seed)
     kernels = jnp.asarray(random.normal(size=(k, size, outputs)), jnp.float32)
     x = random.normal(size=(k, 8, size))

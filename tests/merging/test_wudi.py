@@ -199,9 +199,11 @@ def test_gradients_equal_finite_differences():
     np.testing.assert_allclose(jnp.sum(by_x * noise), difference, rtol=1e-2, atol=2e-3)
 
 
+# A few shapes: each is compiled.
 @settings(max_examples=20)
-@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.integers(0, 99))
-def test_equal_experts_return_themselves(num_experts, rows, columns, seed):
+@given(st.sampled_from([(1, 3, 5), (2, 1, 4), (4, 5, 2)]), st.integers(0, 99))
+def test_equal_experts_return_themselves(shape, seed):
+    num_experts, rows, columns = shape
     random = np.random.default_rng(seed)
     base = random.normal(size=(rows, columns)).astype(np.float32)
     expert = base + random.normal(size=(rows, columns)).astype(np.float32)
