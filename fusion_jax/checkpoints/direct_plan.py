@@ -20,6 +20,8 @@ LINEAR = "linear"
 """The command's name of a weighted average whose weights are divided by their sum."""
 
 _SHARES = frozenset({"density", "gamma", "epsilon", "select_topk", "ratio", "trim"})
+# The first number of a layer, in names of PyTorch's files and of Flax.
+_LAYER = r"(?:.*?[./_])?(?:layers?|h|blocks?)[._](\d+)[./].*"
 _CHOICES = {"elect": ELECTIONS, "aggregate": AGGREGATES}
 _NOT_OPTIONS = frozenset(
     {"stack", "coefficients", "base", "key", "groups", "statistics"}
@@ -213,6 +215,8 @@ def _checked(
         for option in inspect.signature(record.function).parameters
         if option not in _NOT_OPTIONS | {"normalize", "input_axis"}
     }
+    if "layer_pattern" in resolved:  # whose default is of this library's own names
+        resolved["layer_pattern"] = _LAYER
     resolved = {k: v for k, v in resolved.items() if v is not None} | options
     return record, name, weights, resolved, notes
 

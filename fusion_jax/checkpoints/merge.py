@@ -121,7 +121,7 @@ def merge(
             if finish is not None:
                 finish(staging, {"hashes": hashes, "norms": writer.norms})
             _publish(staging, out)
-    except (CheckpointError, atomic.WriteFailed):
+    except (ValueError, atomic.WriteFailed):
         # What is wrong with the input, or has no room, is not gone on with.
         shutil.rmtree(staging, ignore_errors=True)
         raise

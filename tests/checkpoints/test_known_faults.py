@@ -46,7 +46,7 @@ def test_the_config_is_that_of_the_first_model_whatever_the_run(tmp_path):
 def test_a_sum_of_zero_is_refused_and_not_divided_by(tmp_path, capsys):
     a, b = model(tmp_path / "a"), model(tmp_path / "b")
     arguments = ("--method", "linear", "--models", a, b, "--weights", "1", "-1")
-    assert merge(tmp_path, *arguments) == 1
+    assert merge(tmp_path, *arguments) == 2
     assert "sum to 0" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert merge(tmp_path, *arguments, "--set", "normalize=false") == 0

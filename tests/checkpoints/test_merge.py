@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -39,7 +42,7 @@ def place(tmp_path):
     return tmp_path
 
 
-def plan_of(place, method="ties", names="abc", **more):
+def plan_of(place, method="ties", names: Sequence[str] = "abc", **more):
     given = {"base": place / "origin"} if "base" in MERGES[method].needs else {}
     return direct_plan(method, [place / n for n in names], **given, **more)
 
@@ -50,7 +53,7 @@ def weights(folder):
 
 def expected(method, **options):
     experts = [tensors_of(seed) for seed in (1, 2, 3)]
-    given = {"base": {n: tensors_of(0)[n] for n in SHAPES}}
+    given: dict[str, Any] = {"base": {n: tensors_of(0)[n] for n in SHAPES}}
     if "key" in MERGES[method].needs:
         given["key"] = jax.random.key(5)
     if "base" not in MERGES[method].needs:
@@ -124,7 +127,7 @@ def test_bfloat16_and_mixed_dtypes_keep_integers_and_take_the_dtype_asked_for(
         assert found["position_ids"].dtype == np.int64
         sources = [weights(model) for model in models]
         for name in SHAPES:
-            mean = sum(s[name].astype(np.float64) / len(names) for s in sources)
+            mean = np.mean([s[name].astype(np.float64) for s in sources], axis=0)
             assert found[name].dtype == kind
             np.testing.assert_allclose(
                 found[name].astype(np.float64),
@@ -303,6 +306,14 @@ def test_an_output_too_large_for_its_dtype_is_refused(place):
     assert not (place / "out").exists()
 
 
+def test_what_a_method_refuses_leaves_nothing(place):
+    plan = plan_of(place, "ties")
+    wrong = [replace(t, options={**t.options, "elect": "all"}) for t in plan.tensors]
+    with pytest.raises(ValueError, match="'all' is not one of"):
+        merge(replace(plan, tensors=tuple(wrong)), place / "out")
+    assert not (place / "out").exists() and not (place / ".out.merging").exists()
+
+
 FULL = """
     import resource, sys
     from pathlib import Path
@@ -385,6 +396,39 @@ def test_a_kernel_of_integers_in_one_model_alone_is_told(place):
     write_folder(place / "quantised", other)
     with pytest.raises(CheckpointError, match="scale: float32 in base, int8 in quant"):
         plan_of(place, names=("a", "quantised"))
+
+
+@pytest.mark.parametrize(
+    "name, number",
+    [
+        ("model.layers.3.mlp.up_proj.weight", "3"),
+        ("bert.encoder.layer.11.output.dense.bias", "11"),
+        ("transformer.h.2.attn.c_attn.weight", "2"),
+        ("h.2.attn.c_attn.weight", "2"),
+        ("encoder.block.4.layer.1.DenseReluDense.wi.weight", "4"),
+        ("encoder/layer_5/kernel", "5"),
+        ("embed.weight", None),
+        ("classifier.0.weight", None),
+    ],
+)
+def test_layers_are_known_by_the_names_of_files(place, name, number):
+    tensors = {tensor.name: tensor for tensor in plan_of(place, "lines").tensors}
+    found = re.fullmatch(tensors["scale"].options["layer_pattern"], name)
+    assert (found and found[1]) == number
+
+
+def test_lines_weighs_deeper_layers_more(place):
+    plan = plan_of(place, "lines", "a", options={"alpha": 0.0, "beta": 1.0})
+    merge(plan, place / "out")
+    found, base = load_file(place / "out" / WEIGHTS), tensors_of(0)
+    np.testing.assert_array_equal(
+        found["layers.0.attention.weight"], base["layers.0.attention.weight"]
+    )
+    np.testing.assert_allclose(
+        found["layers.1.attention.weight"],
+        tensors_of(1)["layers.1.attention.weight"],
+        rtol=1e-6,
+    )
 
 
 def test_the_folder_is_a_model_with_its_history(place):

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -49,7 +50,7 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(pieces, "_SMALL", 16)
 
 
-def model(seed, dtype=np.float32):
+def model(seed, dtype: Any = np.float32):
     random = np.random.default_rng(seed)
     return {n: random.normal(size=s).astype(dtype) for n, s in SHAPES.items()}
 
@@ -57,7 +58,7 @@ def model(seed, dtype=np.float32):
 def streamed(experts, method, coefficients, base=None, options=None):
     """What a merge of files does, in a fresh streamer, leaves in another order."""
     record = MERGES[method]
-    reads = base is not None and "base" in record.needs | record.accepts
+    anchor = base if "base" in record.needs | record.accepts else None
     numbers, _ = numbers_and_words(method, options or {})
     streamers, leaves = Streamers(seed=0), []
     for name in reversed(experts[0]):
@@ -65,7 +66,7 @@ def streamed(experts, method, coefficients, base=None, options=None):
             Leaf(
                 name=name,
                 experts=tuple(expert[name] for expert in experts),
-                base=base[name] if reads else None,
+                base=None if anchor is None else anchor[name],
                 coefficients=np.asarray(coefficients, np.float64),
                 options=numbers,
             )
