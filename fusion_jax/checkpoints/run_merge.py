@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 from fusion_jax.checkpoints.lazy import LazyCheckpoint, open_checkpoint
 from fusion_jax.checkpoints.leaves import COPY
-from fusion_jax.checkpoints.merge import SHARD_BYTES, Merged, merge, slot_of
+from fusion_jax.checkpoints.merge import SHARD_BYTES, Merged, merge
 from fusion_jax.checkpoints.merge_card import write_companions
 from fusion_jax.checkpoints.pieces import PIECE
 from fusion_jax.checkpoints.plan import MergePlan
+from fusion_jax.checkpoints.slots import slot_of
 from fusion_jax.merging import MERGES
 
 

@@ -73,8 +73,9 @@ def run(options: argparse.Namespace) -> None:
 
 def _merge(options: argparse.Namespace, *, orbax: bool = False) -> None:
     """Merges folders of safetensors; `orbax`: of trees, which are saved as a tree."""
-    from fusion_jax.checkpoints.merge import floating_dtype, refuse_existing
+    from fusion_jax.checkpoints.merge import refuse_existing
     from fusion_jax.checkpoints.run_merge import dry_run, run_merge
+    from fusion_jax.checkpoints.slots import floating_dtype
     from fusion_jax.checkpoints.tensors import CheckpointError
 
     shard_bytes = sys.maxsize if orbax else _bytes(options.shard_size)

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from fusion_jax import MERGES
 from fusion_jax.atomic import WriteFailed
-from fusion_jax.checkpoints import merge as module
+from fusion_jax.checkpoints import staging as module
 from fusion_jax.checkpoints.direct_plan import direct_plan
 from fusion_jax.checkpoints.lazy import open_checkpoint
 from fusion_jax.checkpoints.merge import merge
@@ -167,11 +167,11 @@ def test_a_tensor_without_elements_is_kept(tmp_path):
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from fusion_jax.checkpoints import merge as module
+    from fusion_jax.checkpoints import merge as module, staging
     from fusion_jax.checkpoints.direct_plan import direct_plan
 
     place, synced, killed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    module._SYNC_BYTES = synced
+    staging._SYNC_BYTES = staging._SYNC_SECONDS = synced
     seen = []
 
     def progress(name, count):
@@ -248,6 +248,17 @@ def test_another_merge_does_not_go_on_with_what_is_there(place, monkeypatch, cha
     assert merge(plan, place / "out", seed=seed).resumed == 0
     merge(plan, place / "anew", seed=seed)
     assert digests(place / "out") == digests(place / "anew")
+
+
+def test_two_processes_do_not_merge_to_one_output(place):
+    plan = plan_of(place)
+
+    def second(name, num_bytes):
+        with pytest.raises(FileExistsError, match="another process is merging"):
+            merge(plan, place / "out")
+
+    merge(plan, place / "out", progress=second)
+    assert (place / "out" / WEIGHTS).is_file()
 
 
 def test_a_line_that_a_crash_cut_is_done_again(place, monkeypatch):
