@@ -165,7 +165,7 @@ def _checked(
             "cannot read; call fusion_jax." + name + " with statistics="
         )
     _refuse_functions(method, record.function)
-    _check_options(method, record, options)
+    check_options(method, record, options)
     least, most = record.experts
     count = len(models)
     if count < least or (most is not None and count > most):
@@ -174,7 +174,12 @@ def _checked(
         )
         raise ValueError(f"{method}: merges {wanted} models, {count} given")
     if weights is None:
-        averages = method == LINEAR or "equal_experts" in record.promises
+        if name == "wise_ft":
+            raise ValueError(
+                "wise_ft: give --weights, the share of the model from 0 to 1"
+            )
+        # Task vectors are added whole, as in the papers; what has no base is a mean.
+        averages = "base" not in record.needs or name == "norm_clipped_mean"
         weights = [1 / count if averages else 1.0] * count
     for option, value in options.items():
         if isinstance(value, tuple) and len(value) != count:
@@ -235,7 +240,17 @@ def _refuse_functions(method: str, function: Any) -> None:
         )
 
 
-def _check_options(method: str, record: Any, options: Mapping[str, Any]) -> None:
+def check_options(method: str, record: Any, options: Mapping[str, Any]) -> None:
+    """Refuses options that a method does not have, and values that do not fit.
+
+    Args:
+      method: as it was asked for.
+      record: of the method.
+      options: by name.
+
+    Raises:
+      ValueError: names the option, and the nearest one that there is.
+    """
     known = [
         n
         for n in inspect.signature(record.function).parameters

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fusion_jax import trees
+from fusion_jax.checkpoints.direct_plan import check_options
 from fusion_jax.checkpoints.leaves import Streamers, numbers_and_words
 from fusion_jax.checkpoints.pieces import Leaf
 from fusion_jax.checkpoints.plan import Source, TensorPlan
@@ -44,9 +45,14 @@ def merge_arrays(
       TreeMismatch: tensors or shapes differ.
       ValueError: the method has no form, or needs what is not given.
     """
+    if method not in MERGES:
+        raise ValueError(f"unknown method '{method}'; there are {', '.join(MERGES)}")
     record = MERGES[method]
-    if record.form is None:
-        raise ValueError(f"{method}: needs whole models; call fusion_jax.{method}")
+    if record.form is None or "statistics" in record.needs:
+        raise ValueError(
+            f"{method}: needs whole models or statistics; call fusion_jax.{method}"
+        )
+    check_options(method, record, options or {})
     if "base" in record.needs and base is None:
         raise ValueError(f"{method}: needs base=, the pretrained tensors")
     uses_base = base is not None and "base" in record.needs | record.accepts

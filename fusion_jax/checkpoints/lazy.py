@@ -185,6 +185,11 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             found = {}
             for name, entry in entries.items():
                 begin, end = entry["data_offsets"]
+                if entry["dtype"] not in DTYPES:
+                    raise CheckpointError(
+                        f"{file}: {name} has dtype {entry['dtype']}, which cannot be "
+                        f"merged; these can: {', '.join(DTYPES)}"
+                    )
                 info = TensorInfo(
                     name,
                     DTYPES[entry["dtype"]],

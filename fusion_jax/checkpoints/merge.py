@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def merge(
       allow_nonfinite: merge sources with NaN or infinity all the same.
       overwrite: replace a folder that is there.
       finish: called with (folder, {'hashes': ..., 'norms': ...}) when the weights are
-        written, to add config, tokenizer and card.
+        written, to add config, tokenizer and card; also 'dtypes', counts by name.
       align: rows of tensors with a vocabulary axis -> rows of one vocabulary.
       aligned_shapes: of the tensors that `align` is for.
       progress: called with (tensor, bytes written) after each tensor.
@@ -82,19 +83,21 @@ def merge(
     models = {label: open_checkpoint(path) for label, path in plan.models.items()}
     refuse_existing(out, overwrite=overwrite)
     _refuse_sources(plan, out)
+    _refuse_quantised(models)
     shapes = aligned_shapes or {}
     slots = [slot_of(tensor, plan, models, shapes) for tensor in plan.tensors]
     mark = fingerprint(plan, models, seed, shard_bytes)
     with atomic.explained(out):
         staging = Staging(out, mark)
-    if staging.resumed:
-        _logger.info(
-            "going on: %d of %d tensors are there", staging.resumed, len(slots)
-        )
     shards, check = None, None
     try:
         with atomic.explained(out):
             shards = Shards(staging.folder, slots, shard_bytes)
+            staging.forget(shards.fresh)
+            if staging.resumed:
+                _logger.info(
+                    "going on: %d of %d tensors are there", staging.resumed, len(slots)
+                )
             check = SourceCheck(models, finite=not allow_nonfinite)
             for tensor, pieces in pieces_of(
                 plan, models, slots, seed, set(staging.norms), align, shapes
@@ -106,9 +109,13 @@ def merge(
             if not allow_nonfinite:
                 _refuse_nonfinite(staging.norms)
             shards.finish()
-            staging.finish()
             if finish is not None:
-                finish(staging.folder, {"hashes": hashes, "norms": staging.norms})
+                dtypes = Counter(
+                    str(s.dtype) for s in slots if s.dtype.kind not in "iub"
+                )
+                found = {"hashes": hashes, "norms": staging.norms}
+                finish(staging.folder, {**found, "dtypes": dict(dtypes)})
+            staging.finish()
             staging.publish()
     except (ValueError, atomic.WriteFailed):
         # What is wrong with the input, or has no room, is not gone on with.
@@ -142,6 +149,19 @@ def _refuse_sources(plan: MergePlan, out: Path) -> None:
             raise FileExistsError(
                 f"--out: {out} holds the model '{label}'; choose another folder"
             )
+
+
+def _refuse_quantised(models: Mapping[str, LazyCheckpoint]) -> None:
+    """Raises CheckpointError for codes with scales beside them, which have no mean."""
+    found = [
+        label for label, m in models.items() if m.config().get("quantization_config")
+    ]
+    if found:
+        raise CheckpointError(
+            f"{', '.join(found)}: quantised (config.json has quantization_config); the "
+            "mean of codes and the mean of scales are not the mean of weights: merge "
+            "the unquantised checkpoints and quantise the result"
+        )
 
 
 def fingerprint(

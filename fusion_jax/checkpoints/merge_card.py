@@ -16,7 +16,7 @@ from fusion_jax.checkpoints.plan import MergePlan
 PROVENANCE = "merge.json"
 """Every tensor with its method, sources, coefficients, options and norm."""
 
-_COPIED = (
+_TOKENIZER = (
     "tokenizer*",
     "vocab*",
     "merges.txt",
@@ -24,8 +24,10 @@ _COPIED = (
     "added_tokens.json",
     "spiece.model",
     "sentencepiece*",
-    "generation_config.json",
     "chat_template*",
+)
+_OTHERS = (
+    "generation_config.json",
     "preprocessor_config.json",
     "modules.json",
     "config_sentence_transformers.json",
@@ -57,12 +59,11 @@ def write_companions(
       tokenizer: copy the donor's tokenizer.
     """
     donor = plan.models[plan.donor]
-    _write_config(plan, donor, folder)
-    if tokenizer:
-        for pattern in _COPIED:
-            for file in donor.glob(pattern):
-                if file.is_file():
-                    shutil.copyfile(file, folder / file.name)
+    _write_config(plan, donor, folder, found.get("dtypes", {}))
+    for pattern in (*(_TOKENIZER if tokenizer else ()), *_OTHERS):
+        for file in donor.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
     if config_text is not None:
         (folder / "mergekit_config.yml").write_text(config_text)
     record = provenance(plan, found, seed=seed, command=command)
@@ -101,12 +102,18 @@ def provenance(
     }
 
 
-def _write_config(plan: MergePlan, donor: Path, folder: Path) -> None:
+def _write_config(
+    plan: MergePlan, donor: Path, folder: Path, dtypes: Mapping[str, int]
+) -> None:
     file = donor / "config.json"
     if not file.is_file():
         return
     config = json.loads(file.read_text()) | dict(plan.config_changes)
     dtype = plan.out_dtype or plan.dtype
+    known = [key for key in ("torch_dtype", "dtype") if key in config]
+    if not dtype and known and dtypes:
+        # The donor's word is of its own files.
+        dtype = max(dtypes, key=lambda name: dtypes[name])
     if dtype:
         # transformers wrote 'torch_dtype' until version 4 and 'dtype' since.
         for key in [k for k in ("torch_dtype", "dtype") if k in config] or ["dtype"]:

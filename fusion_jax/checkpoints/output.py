@@ -57,6 +57,7 @@ class Shards:
         """
         groups = _grouped(slots, shard_bytes)
         self.slots = list(slots)
+        self.fresh: set[str] = set()  # tensors of files that were not there in full
         self._weight_map: dict[str, str] = {}
         self._places: dict[str, tuple[Path, int, int]] = {}
         self._handles: dict[Path, int] = {}
@@ -81,7 +82,7 @@ class Shards:
     def sync(self) -> None:
         """Waits until all that was written is on the disk."""
         for handle in self._handles.values():
-            os.fdatasync(handle)
+            _sync(handle)
 
     def finish(self) -> None:
         """Syncs, closes, and writes the index of several shards."""
@@ -121,9 +122,14 @@ class Shards:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         self._handles[file] = handle
         if os.fstat(handle).st_size != len(header) + end:
+            self.fresh |= {slot.name for slot in slots}
             os.ftruncate(handle, 0)
             _reserve(handle, len(header) + end)
         os.pwrite(handle, header, 0)
+
+
+# macOS has no fdatasync.
+_sync = getattr(os, "fdatasync", os.fsync)
 
 
 def _reserve(handle: int, size: int) -> None:

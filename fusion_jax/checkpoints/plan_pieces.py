@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fusion_jax import trees
 from fusion_jax.checkpoints.lazy import LazyCheckpoint
 from fusion_jax.checkpoints.leaves import COPY, Align, Streamers, read_leaf
 from fusion_jax.checkpoints.output import Slot
@@ -109,6 +110,6 @@ def _in_memory(
         jax.device_put(stack), np.asarray(first.coefficients, np.float32), **given
     )
     merged = merged if isinstance(merged, Mapping) else merged[0]
-    for name, values in merged.items():
+    for name, values in trees.flatten(merged).items():
         flat = np.asarray(values).reshape(-1).astype(slots[name].dtype)
         yield name, iter([(0, flat)])

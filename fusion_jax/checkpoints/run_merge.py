@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fusion_jax.checkpoints.lazy import LazyCheckpoint, open_checkpoint
-from fusion_jax.checkpoints.leaves import COPY
+from fusion_jax.checkpoints.leaves import COPY, numbers_and_words
 from fusion_jax.checkpoints.merge import SHARD_BYTES, Merged, merge
 from fusion_jax.checkpoints.merge_card import write_companions
 from fusion_jax.checkpoints.pieces import PIECE
@@ -154,8 +154,8 @@ def memory(plan: MergePlan, models: Mapping[str, LazyCheckpoint]) -> int:
     By the units of the forms: a piece of all models in float64 with what is computed
     from it, or whole tensors where the method needs them.
     """
-    most = 0
-    together = 0
+    most, together, count = 0, 0, 1
+    selected: dict[bool, list[int]] = {False: [0], True: [0]}
     for tensor in plan.tensors:
         info = models[tensor.sources[0].model].tensors[tensor.sources[0].tensor]
         count = len(tensor.sources) + 1
@@ -165,12 +165,17 @@ def memory(plan: MergePlan, models: Mapping[str, LazyCheckpoint]) -> int:
         if record.form is None:
             together += 3 * 4 * count * info.size
             continue
-        words = {k: v for k, v in tensor.options.items() if isinstance(v, str | bool)}
-        names = record.form.__code__.co_varnames  # type: ignore[attr-defined]
-        form = record.form(**{k: v for k, v in words.items() if k in names})
-        size = info.size if form.unit == "leaf" else min(info.size, PIECE)
-        selected = 0.04 * info.size * 4 * count if form.passes else 0
-        most = max(most, 8 * 4 * count * size + int(selected))
+        _, words = numbers_and_words(tensor.method, tensor.options)
+        form = record.form(**words)
+        # Whole tensors where rows do not lie together, or values are changed first.
+        turned = form.unit == "row" and form.input_axis != -1
+        recast = plan.dtype is not None and str(info.dtype) != plan.dtype
+        size = info.size if form.unit == "leaf" or turned else min(info.size, PIECE)
+        most = max(most, 8 * 4 * count * size + 4 * count * info.size * recast)
+        if form.passes:
+            selected[form.scope == "model"].append(int(0.03 * 4 * count * info.size))
+    # A threshold of one tensor at a time, or of all together.
+    most += max([*selected[False], min(sum(selected[True]), 2**28 * count // 8)])
     return most + together
 
 

@@ -2,8 +2,9 @@
 
 A sample says between which two values the k-th largest very likely lies. One pass
 counts what is above and keeps the few entries between; from these the exact threshold
-follows. Where the sample misled, the pass is run again with a wider bracket, at last
-with one that cannot fail.
+follows. Where the sample misled, or the rows are so long that even few are many, two
+passes count the entries by the upper and then by the lower half of their bits, and keep
+none.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,7 +16,9 @@ from fusion_jax.merging.form import Threshold
 Pieces = Callable[[], Iterable[tuple[int, np.ndarray]]]
 """Gives (position of the first entry, values [R, n] float32) from the start, anew."""
 
-_SPREADS = (6.0, 60.0)  # half widths of brackets, in standard errors of a sampled rank
+_SPREAD = 6.0  # half width of the bracket, in standard errors of a sampled rank
+_LONG = 2**28  # entries of a row from which none are kept
+_HALF = 2**16
 
 
 def select(
@@ -38,25 +41,24 @@ def select(
     last = np.full(num_rows, size, np.int64)
     open_rows = [r for r in range(num_rows) if 0 < counts[r] < size]
     ordered = np.sort(sample, axis=1)[:, ::-1]
-    for spread in (*_SPREADS, np.inf):
-        if not open_rows:
-            break
-        brackets = {
-            r: _bracket(ordered[r], counts[r] / size, spread) for r in open_rows
-        }
-        found = _pass(pieces, brackets)
-        ties: dict[int, tuple[np.float32, int]] = {}
-        for r in list(open_rows):
-            answer = found[r].nth(int(counts[r]))
-            if answer is None:
-                continue
-            open_rows.remove(r)
-            value[r], missing, there = answer
-            if missing < there:
-                ties[r] = (value[r], missing)
-        if ties:
-            for r, position in _positions_of_ties(pieces, ties).items():
-                last[r] = position
+    found: dict[int, tuple[np.float32, int, int]] = {}
+    if open_rows and size <= _LONG:
+        brackets = {r: _bracket(ordered[r], counts[r] / size) for r in open_rows}
+        for r, bracket in _pass(pieces, brackets).items():
+            answer = bracket.nth(int(counts[r]))
+            if answer is not None:
+                found[r] = answer
+    missed = {r: int(counts[r]) for r in open_rows if r not in found}
+    if missed:
+        found |= _by_bits(pieces, missed)
+    ties = {}
+    for r, (limit, missing, there) in found.items():
+        value[r] = limit
+        if missing < there:
+            ties[r] = (limit, missing)
+    if ties:
+        for r, position in _positions_of_ties(pieces, ties).items():
+            last[r] = position
     return Threshold(value, last)  # type: ignore[arg-type]
 
 
@@ -94,12 +96,10 @@ class _Bracket:
         return None
 
 
-def _bracket(descending: np.ndarray, share: float, spread: float) -> _Bracket:
-    """Two values of a sorted sample around the rank; all values for spread inf."""
+def _bracket(descending: np.ndarray, share: float) -> _Bracket:
+    """Two values of a sorted sample around the rank."""
     m = len(descending)
-    if not np.isfinite(spread) or not m:
-        return _Bracket(np.float32(-np.inf), np.float32(np.inf))
-    slack = spread * np.sqrt(m * share * (1 - share)) + 2
+    slack = _SPREAD * np.sqrt(m * share * (1 - share)) + 2
     top, bottom = int(share * m - slack), int(share * m + slack) + 1
     high = descending[top] if top >= 0 else np.float32(np.inf)
     low = descending[bottom] if bottom < m else np.float32(-np.inf)
@@ -111,6 +111,44 @@ def _pass(pieces: Pieces, brackets: dict[int, _Bracket]) -> dict[int, _Bracket]:
         for r, bracket in brackets.items():
             bracket.add(values[r])
     return brackets
+
+
+def _by_bits(
+    pieces: Pieces, counts: dict[int, int]
+) -> dict[int, tuple[np.float32, int, int]]:
+    """`_Bracket.nth` of rows of values that are not negative, which holds no entry.
+
+    The bits of such floats, read as integers, are in the order of the floats.
+    """
+    upper = {r: np.zeros(_HALF, np.int64) for r in counts}
+    for _, values in pieces():
+        for r, tally in upper.items():
+            tally += np.bincount(_bits(values[r]) >> 16, minlength=_HALF)
+    heads = {r: _place(upper[r], count) for r, count in counts.items()}
+    lower = {r: np.zeros(_HALF, np.int64) for r in counts}
+    for _, values in pieces():
+        for r, tally in lower.items():
+            bits = _bits(values[r])
+            inside = bits[bits >> 16 == heads[r][0]] & (_HALF - 1)
+            tally += np.bincount(inside, minlength=_HALF)
+    found = {}
+    for r, (head, rest) in heads.items():
+        tail, missing = _place(lower[r], rest)
+        value = np.uint32((head << 16) | tail).view(np.float32)
+        found[r] = value, missing, int(lower[r][tail])
+    return found
+
+
+def _bits(row: np.ndarray) -> np.ndarray:
+    return (np.ascontiguousarray(row, np.float32) + np.float32(0)).view(np.uint32)
+
+
+def _place(tally: np.ndarray, count: int) -> tuple[int, int]:
+    """(bin that holds the count-th entry from the top, how many of it are wanted)."""
+    from_top = np.cumsum(tally[::-1])
+    place = int(np.searchsorted(from_top, count))
+    before = int(from_top[place - 1]) if place else 0
+    return _HALF - 1 - place, count - before
 
 
 def _positions_of_ties(

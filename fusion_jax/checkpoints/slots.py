@@ -22,6 +22,11 @@ def slot_of(
     shape = shapes.get(tensor.name, infos[0].shape)
     if not infos[0].floating:
         return Slot(tensor.name, shape, infos[0].dtype)
+    if tensor.method != "copy" and infos[0].size >= 2**31:
+        raise CheckpointError(
+            f"{tensor.name}: {infos[0].size} elements; tensors of 2^31 and more cannot "
+            "be merged, split it into several"
+        )
     wanted = plan.out_dtype or plan.dtype
     if wanted:
         return Slot(tensor.name, shape, floating_dtype(wanted))

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ class Staging:
         self._lock = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             os.close(self._lock)
             raise FileExistsError(
                 f"--out: another process is merging to {out}; wait for it, or choose "
@@ -57,6 +57,12 @@ class Staging:
         self.resumed = len(self.norms)
         self._waiting: list[str] = []
         self._unsynced, self._last = 0, time.monotonic()
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Takes back that tensors are written: their file is not there any more."""
+        for name in names:
+            self.norms.pop(name, None)
+        self.resumed = len(self.norms)
 
     def write(
         self,

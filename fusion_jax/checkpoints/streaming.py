@@ -132,14 +132,18 @@ class Streamer:
 
         options = leaves[0].options
         counts = np.asarray(step.counts(total, together, options), np.int64)
-        samples = [
-            rows(i, piece)
-            for i in order
-            if leaves[i].size
-            for piece in sampled(
-                self.form, leaves[i], -(-_SAMPLE * leaves[i].size // total)
-            )
-        ]
+        samples = []
+        for i in order:
+            if not leaves[i].size:
+                continue
+            # Each leaf by its share of the model: small ones are read whole, and would
+            # count too much.
+            share = -(-_SAMPLE * leaves[i].size // total)
+            parts = [rows(i, piece) for piece in sampled(self.form, leaves[i], share)]
+            taken = np.concatenate(parts, axis=1)
+            count = min(share, taken.shape[1])
+            places = np.linspace(0, taken.shape[1] - 1, count).astype(np.int64)
+            samples.append(taken[:, places])
         return select(pieces, np.concatenate(samples, axis=1), counts, total)
 
     def _run(

@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> None:
     if not all(map(is_orbax, given)):
         others = ", ".join(str(path) for path in given if not is_orbax(path))
         raise ValueError(f"{others}: no Orbax checkpoint, as the other models are")
+    if options.out and options.out.resolve() in {path.resolve() for path in given}:
+        raise ValueError(f"--out: {options.out} is one of the models; choose another")
     with as_folders(given) as folders:
         options.models = [folders[model] for model in options.models]
         options.base = folders[options.base] if options.base else None

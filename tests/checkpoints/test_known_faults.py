@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 import yaml
 
+from fusion_jax.checkpoints.direct_plan import direct_plan
 from fusion_jax.cli.main import main
 
 RANDOM = np.random.default_rng(0)
@@ -156,3 +158,39 @@ def test_tied_models_alone_give_one_tensor(tmp_path):
     assert merge(tmp_path, "--method", "linear", "--models", *folders) == 0
     merged = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
     assert merged.keys() == {"model.embed_tokens.weight"}
+
+
+@pytest.mark.parametrize(
+    "method, weight",
+    [
+        ("linear", 0.5),
+        ("task_arithmetic", 1),
+        ("consensus", 1),
+        ("geometric_median", 0.5),
+    ],
+)
+def test_task_vectors_are_added_whole_unless_weights_are_given(
+    tmp_path, method, weight
+):
+    folders = [Path(model(tmp_path / name)) for name in ("base", "a", "b")]
+    plan = direct_plan(method, folders[1:], base=folders[0])
+    assert plan.tensors[0].coefficients == (weight, weight)
+
+
+def test_quantised_models_are_refused(tmp_path, capsys):
+    a, b = model(tmp_path / "a"), model(tmp_path / "b")
+    file = tmp_path / "b" / "config.json"
+    file.write_text(json.dumps({"quantization_config": {"quant_method": "fp8"}}))
+    assert merge(tmp_path, "--method", "linear", "--models", a, b) == 1
+    assert "b: quantised" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_config_says_the_dtype_that_the_files_have(tmp_path):
+    folders = [model(tmp_path / name) for name in ("a", "b")]
+    file = tmp_path / "a" / "config.json"
+    file.write_text(json.dumps({"model_type": "bert", "dtype": "bfloat16"}))
+    assert merge(tmp_path, "--method", "linear", "--models", *folders) == 0
+    assert (
+        json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+    )

@@ -250,6 +250,17 @@ def test_another_merge_does_not_go_on_with_what_is_there(place, monkeypatch, cha
     assert digests(place / "out") == digests(place / "anew")
 
 
+def test_a_shard_that_went_missing_is_written_again(place, monkeypatch):
+    monkeypatch.setattr(module, "_SYNC_BYTES", 0)
+    plan = plan_of(place)
+    with pytest.raises(Stopped):
+        merge(plan, place / "out", shard_bytes=300, progress=stopped_after(5))
+    sorted((place / ".out.merging").glob("*.safetensors"))[0].unlink()
+    assert 0 < merge(plan, place / "out", shard_bytes=300).resumed < 5
+    merge(plan, place / "whole", shard_bytes=300)
+    assert digests(place / "out") == digests(place / "whole")
+
+
 def test_two_processes_do_not_merge_to_one_output(place):
     plan = plan_of(place)
 
