@@ -41,7 +41,7 @@ REQUIRED = [
 
 EXTRAS = {
     # setuptools builds the wheel that tests/test_packaging.py looks into.
-    "test": ["hypothesis", "pytest", "pytest-xdist", "setuptools>=77"],
+    "test": ["hypothesis", "jinja2", "pytest", "pytest-xdist", "setuptools>=77"],
     # One version of each tool, the same as in .pre-commit-config.yaml.
     "dev": ["pre-commit", "pyright==1.1.414", "ruff==0.17.6"],
     "bench": ["psutil", "torch"],

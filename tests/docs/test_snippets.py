@@ -1,6 +1,7 @@
 """The README and the pages of docs/: snippets run, commands parse, names exist."""
 
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -12,8 +13,11 @@ from pathlib import Path
 import jax
 import pytest
 
+import fusion_jax
+from fusion_jax import MERGES
 from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.cli import main as console
+from fusion_jax.cli import merge
 from fusion_jax.cli.configure import read_config, set_fields
 from fusion_jax.data import load_task, write_task
 from fusion_jax.data.synthetic import generate
@@ -30,6 +34,9 @@ FILE = re.compile(r"(?<![\w./<-])(\w[\w./-]*/[\w.-]+\.(?:py|sh|md|sbatch|yaml))\
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 CONFIG = re.compile(r"--config=(configs/[\w/]+\.py(?::[\w=,+]+)?)")
 FIELD = re.compile(r"(?:--config\.|--set )([a-z][a-z_.]*)=")
+MERGE_OPTIONS = {"normalize"}.union(
+    *(inspect.signature(record.function).parameters for record in MERGES.values())
+)
 VARIABLE = re.compile(r"\bFUSION_JAX_[A-Z_]+\b")
 
 
@@ -72,6 +79,19 @@ def test_python_of_the_readme_runs_on_any_three_models():
     moved = base + 0.4 * sum(kernel - base for kernel in kernels)
     assert jax.numpy.allclose(names["soup"]["layer"]["kernel"], soup, atol=1e-6)
     assert jax.numpy.allclose(names["moved"]["layer"]["kernel"], moved, atol=1e-6)
+
+
+def test_python_of_the_page_on_merging_runs():
+    def params(seed):
+        return {"layer": {"kernel": jax.random.normal(jax.random.key(seed), (3, 2))}}
+
+    given = {
+        "stack": fusion_jax.stack([params(k) for k in range(3)]),
+        "base": params(9),
+    }
+    names = run_blocks(ROOT / "docs" / "merging.md", given)
+    assert names["many"]["layer"]["kernel"].shape == (9, 3, 2)
+    assert names["merged"]["layer"]["kernel"].shape == (3, 2)
 
 
 def write_long_encoder(folder, short):
@@ -156,6 +176,8 @@ def test_configs_and_fields_that_a_page_names_exist(page):
         assert read_config(str(ROOT / config)).system, config
     known = dfwe_config()
     for field in FIELD.findall(text):
+        if field in MERGE_OPTIONS:  # of `fusion-jax merge --set`
+            continue
         place = known
         for part in field.split("."):
             assert part in place, f"{page.name}: {field} is no field of the config"
@@ -180,6 +202,9 @@ def test_commands_that_a_page_shows_are_understood(page):
     for words in commands(page):
         if words[0] == "fusion-jax":
             options = console._parser(words[1:]).parse_args(words[1:])
+            if options.command == "merge":
+                merge._check_usage(options)
+                continue
             set_fields(dfwe_config(), getattr(options, "set", []))
         elif words[0] in ("python", "bash") and "/" in words[1]:
             assert (ROOT / words[1]).is_file(), " ".join(words)
