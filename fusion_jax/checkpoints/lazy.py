@@ -11,9 +11,9 @@ import ml_dtypes
 import numpy as np
 
 from fusion_jax.checkpoints.tensors import (
-    INDEX,
     WEIGHTS,
     CheckpointError,
+    check_promised,
     shards_of,
 )
 
@@ -144,15 +144,7 @@ def open_checkpoint(directory: Path) -> LazyCheckpoint:
     found: dict[str, TensorInfo] = {}
     for file in files:
         found |= read_header(file)
-    absent = [
-        f"{name} ({shard})" for name, shard in promised.items() if name not in found
-    ]
-    if absent:
-        raise CheckpointError(
-            f"{directory / INDEX} promises tensors that their shards lack: "
-            f"{', '.join(absent[:12])}{' ...' if len(absent) > 12 else ''}; the index "
-            "and the shards are of different models: download both again"
-        )
+    check_promised(directory, promised, found)
     if not found:
         raise CheckpointError(f"{directory / WEIGHTS} holds no tensor")
     return LazyCheckpoint(directory, found)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -41,15 +41,7 @@ def read_weights(directory: Path) -> dict[str, tuple[np.ndarray, Path]]:
     for file in files:
         for name, array in read_file(file).items():
             found[name] = (array, file)
-    absent = [
-        f"{name} ({shard})" for name, shard in promised.items() if name not in found
-    ]
-    if absent:
-        raise CheckpointError(
-            f"{directory / INDEX} promises tensors that their shards lack: "
-            f"{', '.join(absent[:12])}{' ...' if len(absent) > 12 else ''}; the index "
-            "and the shards are of different models: download both again"
-        )
+    check_promised(directory, promised, found)
     return found
 
 
@@ -75,6 +67,30 @@ def shards_of(directory: Path) -> tuple[list[Path], dict[str, str]]:
             )
         return files, promised
     raise CheckpointError(_why_no_weights(directory))
+
+
+def check_promised(
+    directory: Path, promised: Mapping[str, str], found: Container[str]
+) -> None:
+    """Refuses an index that names tensors which its shards lack.
+
+    Args:
+      directory: of the index.
+      promised: tensor -> file name, as `shards_of` gives it.
+      found: names of the tensors that the shards hold.
+
+    Raises:
+      CheckpointError: names the tensors and their shards.
+    """
+    absent = [
+        f"{name} ({shard})" for name, shard in promised.items() if name not in found
+    ]
+    if absent:
+        raise CheckpointError(
+            f"{directory / INDEX} promises tensors that their shards lack: "
+            f"{', '.join(absent[:12])}{' ...' if len(absent) > 12 else ''}; the index "
+            "and the shards are of different models: download both again"
+        )
 
 
 def read_file(file: Path) -> dict[str, np.ndarray]:

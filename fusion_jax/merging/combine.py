@@ -85,3 +85,8 @@ def moved(block: Block, delta: jax.Array, scale: jax.Array | float) -> jax.Array
     """theta_0 + scale * delta."""
     assert block.base is not None
     return block.base + scale * delta
+
+
+def column(value: jax.Array | float, block: Block) -> jax.Array:
+    """A number or [K], shaped to go with the block's [K, ...]."""
+    return jnp.reshape(jnp.asarray(value), (-1, *[1] * (block.experts.ndim - 1)))

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from fusion_jax import trees
-from fusion_jax.merging.dropping import column, dropping_form
+from fusion_jax.merging.combine import column
+from fusion_jax.merging.dropping import dropping_form
 from fusion_jax.merging.form import Block, Facts, Form, Options, Rank
 from fusion_jax.merging.in_memory import require_base, require_key, run
 from fusion_jax.merging.record import Merge

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fusion_jax.merging.combine import combine, moved
+from fusion_jax.merging.combine import column, combine, moved
 from fusion_jax.merging.form import Block, Facts, Form, Options, Rank, Sum
 from fusion_jax.merging.masks import uniform
 
@@ -86,8 +86,3 @@ def dropping_form(
     if rescale == "l1":
         passes += (Sum("l1", norms),)
     return Form(apply, passes, unit=unit, input_axis=input_axis)
-
-
-def column(value: jax.Array | float, block: Block) -> jax.Array:
-    """A number or [K], shaped to go with the block's [K, ...]."""
-    return jnp.reshape(jnp.asarray(value), (-1, *[1] * (block.experts.ndim - 1)))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusion_jax import trees
-from fusion_jax.merging.combine import moved, total
+from fusion_jax.merging.combine import column, moved, total
 from fusion_jax.merging.form import Block, Facts, Form, Options, Select
 from fusion_jax.merging.in_memory import require_base, run
 from fusion_jax.merging.record import Merge
@@ -78,7 +78,7 @@ def pcb_form() -> Form:
     def apply(block: Block, facts: Facts, options: Options) -> jax.Array:
         span = _fact("span", facts, block)
         score = _above(block, facts) / jnp.where(span == 0, 1, span)
-        weights = _column(block.coefficients, block) * score
+        weights = column(block.coefficients, block) * score
         whole = total(weights)
         signed = jnp.sign(block.deltas) * _clipped(block, facts)
         merged = total(weights * signed) / jnp.where(whole == 0, 1, whole)
@@ -166,17 +166,13 @@ def _above(block: Block, facts: Facts) -> jax.Array:
     """max(p_k, q_k) - q_k, [K, ...]."""
     line = facts["line"].value
     positive, negative = line[: len(line) // 2], line[len(line) // 2 :]
-    line = _column(jnp.where(positive > 0, positive, -negative), block)
+    line = column(jnp.where(positive > 0, positive, -negative), block)
     return jnp.maximum(_competition(block, facts) - line, 0)
 
 
 def _fact(name: str, facts: Facts, block: Block) -> jax.Array:
     """A selected value as a column; 0 of a model of one entry, which has no rank."""
-    return _column(jnp.maximum(facts[name].value, 0), block)
-
-
-def _column(row: jax.Array, block: Block) -> jax.Array:
-    return jnp.asarray(row).reshape(-1, *[1] * (block.experts.ndim - 1))
+    return column(jnp.maximum(facts[name].value, 0), block)
 
 
 def _masked(values: jax.Array, block: Block) -> jax.Array:

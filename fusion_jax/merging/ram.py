@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from fusion_jax import trees
-from fusion_jax.merging.combine import moved, total
-from fusion_jax.merging.dropping import column
+from fusion_jax.merging.combine import column, moved, total
 from fusion_jax.merging.form import Block, Facts, Form, Options, Sum
 from fusion_jax.merging.in_memory import require_base, run
 from fusion_jax.merging.record import Merge

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from fusion_jax import trees
-from fusion_jax.merging.combine import combine, moved, total
+from fusion_jax.merging.combine import column, combine, moved, total
 from fusion_jax.merging.form import Block, Facts, Form, Options, Select, Sum
 from fusion_jax.merging.in_memory import require_base, run
 from fusion_jax.merging.record import Merge
@@ -84,7 +84,7 @@ def ties_form(
         del options
         deltas = trimmed(block, facts)
         if elect == "weighted":
-            deltas *= block.coefficients.reshape(-1, *[1] * (deltas.ndim - 1))
+            deltas *= column(block.coefficients, block)
         return jnp.sum(jnp.sign(total(deltas)))
 
     def apply(block: Block, facts: Facts, options: Options) -> jax.Array:
