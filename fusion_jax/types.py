@@ -24,20 +24,33 @@ Key = jax.Array
 """A typed key of `jax.random.key`."""
 
 
+Tap = Callable[[str, jax.Array, jax.Array], jax.Array | None]
+"""`(name, x, y) -> y or None`, called for every linear layer y = x W + b while a
+forward pass is traced: the name of its kernel leaf, x [..., in], y [..., out]. What it
+returns goes on in the place of y; None changes nothing."""
+
+
 class Stage(NamedTuple):
     """One piece of a model's forward pass, with the leaves it reads.
 
     Attributes:
       name: 'embed', 'layer_0', ..., 'head'.
       owns: regular expression; a leaf whose name matches in full is read here.
-      apply: `(params, carry, batch, *, dropout_key=None) -> carry`. `params` needs
-        hold only the leaves that `owns` names; the first carry is None and the last
-        stage returns the model's outputs.
+      apply: `(params, carry, batch, *, tap=None, dropout_key=None) -> carry`. `params`
+        needs hold only the leaves that `owns` names; the first carry is None and the
+        last stage returns the model's outputs.
+      prefix: of all leaves that are read, where they are one subtree, such as
+        'encoder/layer_0'.
+      body: `(own, carry, batch, *, tap=None) -> carry`, the same on that subtree and
+        without dropout; taps are given names below `prefix`. Equal layers have one
+        body, so that what is compiled for one serves all. None where there is none.
     """
 
     name: str
     owns: str
     apply: Callable[..., Any]
+    prefix: str = ""
+    body: Callable[..., Any] | None = None
 
 
 class Model(NamedTuple):
@@ -45,8 +58,8 @@ class Model(NamedTuple):
 
     Attributes:
       init: `(key) -> Params`.
-      apply: `(params, batch, *, dropout_key=None) -> Outputs`; no dropout without a
-        key.
+      apply: `(params, batch, *, tap=None, dropout_key=None) -> Outputs`; no dropout
+        without a key.
       stages: the same computation as `apply`, one piece of the tree at a time.
     """
 

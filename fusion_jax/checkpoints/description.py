@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from fusion_jax.checkpoints.tensors import CheckpointError
 from fusion_jax.models.config import EncoderConfig
-from fusion_jax.models.heads import HEADS
+from fusion_jax.models.heads import HEADS, check_kind
 from fusion_jax.models.names import TABLES, kinds_of_architecture
 
 CONFIG = "config.json"
@@ -42,13 +42,16 @@ def read_description(directory: Path, kind: str | None = None) -> Description:
     Raises:
       CheckpointError: there is no config.json, it is no JSON object, its labels are
         not numbered from 0, or the head is for another kind.
-      ValueError: the kind is unknown, or the config describes no encoder of ours.
+      ValueError: the kind is unknown or none of the family's, or the config describes
+        no model of ours.
     """
     if kind is not None and kind not in HEADS:
         raise ValueError(f"kind {kind!r} is unknown; known are {', '.join(HEADS)}")
     file = directory / CONFIG
     values = _read_json(file)
     config = EncoderConfig.from_hf(values, source=str(file))
+    if kind is not None:
+        check_kind(kind, config.family)
     architecture = _architecture(values)
     named = _kind(directory, config, values)
     if kind is not None and kind != named and not _is_open(kind, named, values):

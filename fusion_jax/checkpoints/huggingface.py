@@ -75,7 +75,7 @@ class Checkpoint(NamedTuple):
 
 
 def load(source: str | os.PathLike[str], *, kind: str | None = None) -> Checkpoint:
-    """Reads a BERT, RoBERTa or DistilBERT folder.
+    """Reads a BERT, RoBERTa, DistilBERT or GPT-2 classifier folder.
 
     Args:
       source: what `resolve` takes.

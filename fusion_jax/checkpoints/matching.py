@@ -12,7 +12,7 @@ from fusion_jax.checkpoints.description import Description
 from fusion_jax.checkpoints.tensors import CheckpointError
 from fusion_jax.models.build import build_model
 from fusion_jax.models.config import EncoderConfig
-from fusion_jax.models.heads import needs_pooler
+from fusion_jax.models.heads import check_kind, needs_pooler
 from fusion_jax.models.names import (
     TABLES,
     TRANSFORMS,
@@ -102,7 +102,10 @@ def tensors_of_leaves(
     Raises:
       CheckpointError: leaves are missing, too many, or of a wrong shape, or labels do
         not fit the head; every fault is listed.
+      ValueError: the family has no head of this kind.
     """
+    if kind is not None:
+        check_kind(kind, config.family)
     # transformers looks for 'bert.' in files with a head, and for bare names else.
     bare = kind is None or not head_entries(config, kind)
     entries = [
@@ -146,7 +149,8 @@ def _shapes(
     config: EncoderConfig, kind: str | None, width: int
 ) -> dict[str, tuple[int, ...]]:
     """Leaf shapes that the config asks for, the pooler included."""
-    model = build_model(config, kind or "choice", max(width, 1))
+    # Every family classifies; without a kind only the encoder's leaves are read.
+    model = build_model(config, kind or "single_label", max(width, 1))
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     pooler = (config.hidden_size, config.hidden_size)
     return {
@@ -157,11 +161,11 @@ def _shapes(
 
 
 def _head_width(config: EncoderConfig, kind: str | None, found: Found) -> int:
-    """C by the head's last bias, 0 where it is not there."""
+    """C by the head's last tensor, [C] or [C, D]; 0 where it is not there."""
     entries = head_entries(config, kind) if kind else []
     if not entries or entries[-1].source not in found:
         return 0
-    return int(found[entries[-1].source][0].shape[-1])
+    return int(found[entries[-1].source][0].shape[0])
 
 
 def _take(

@@ -143,18 +143,18 @@ class Layer(nn.Module):
 
 
 class Pooler(nn.Module):
-    """tanh(W x_0 + b) of the first token."""
+    """tanh(W x_0 + b) of the first token; its leaves are the linear layer's own."""
 
     config: EncoderConfig
 
-    @nn.compact
+    def setup(self) -> None:
+        """One linear layer, without a name between."""
+        self.dense = Dense(self.config.hidden_size)
+        nn.share_scope(self, self.dense)
+
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """[B, T, D] -> [B, D] float32."""
-        shape = (self.config.hidden_size, self.config.hidden_size)
-        kernel = self.param("kernel", initialise_kernel, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape[:1])
-        first = hidden[:, 0].astype(jnp.float32)
-        return jnp.tanh(first @ kernel.astype(jnp.float32) + bias)
+        return jnp.tanh(self.dense(hidden[:, 0].astype(jnp.float32)))
 
 
 def _split_heads(x: jax.Array, heads: int) -> jax.Array:

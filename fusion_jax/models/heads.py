@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fusion_jax.models.config import EncoderConfig
+from fusion_jax.models.decoder import last_token
 from fusion_jax.models.layers import Dense, Dropout
 from fusion_jax.types import Batch, Outputs
 
@@ -64,6 +65,28 @@ class ReluClassifier(nn.Module):
         x = Dense(self.config.hidden_size, name="pre_classifier")(hidden[:, 0])
         x = Dropout(self.config.head_dropout, name="dropout")(jax.nn.relu(x), dropout)
         return {"logits": Dense(self.num_labels, name="classifier")(x)}
+
+
+class LastTokenClassifier(nn.Module):
+    """GPT-2: linear without bias over the last real token.
+
+    That token is the last 1 of attention_mask. transformers takes the last id that is
+    not its padding id: another token where a text ends in that id itself.
+    """
+
+    config: EncoderConfig
+    num_labels: int
+
+    @nn.compact
+    def __call__(
+        self, hidden: jax.Array, batch: Batch, *, dropout: bool = False
+    ) -> Outputs:
+        """[B, T, D], or [B, 1, D] of the last tokens alone -> logits [B, C]."""
+        del dropout
+        if hidden.shape[1] > 1:
+            hidden = last_token(hidden, jnp.asarray(batch["attention_mask"]))
+        classifier = Dense(self.num_labels, use_bias=False, name="classifier")
+        return {"logits": classifier(hidden[:, 0])}
 
 
 class TokenClassifier(nn.Module):
@@ -133,9 +156,10 @@ _CLASSIFIERS = {
     "roberta": DenseClassifier,
     "distilbert": ReluClassifier,
 }
+_LAST_TOKEN_CLASSIFIERS = {"gpt2": LastTokenClassifier}
 HEADS: Mapping[str, Mapping[str, type[nn.Module]]] = {
-    "single_label": _CLASSIFIERS,
-    "multi_label": _CLASSIFIERS,
+    "single_label": _CLASSIFIERS | _LAST_TOKEN_CLASSIFIERS,
+    "multi_label": _CLASSIFIERS | _LAST_TOKEN_CLASSIFIERS,
     "choice": dict.fromkeys(_CLASSIFIERS, ChoiceHead),
     "span": dict.fromkeys(_CLASSIFIERS, SpanHead),
     "token": dict.fromkeys(_CLASSIFIERS, TokenClassifier),
@@ -143,8 +167,20 @@ HEADS: Mapping[str, Mapping[str, type[nn.Module]]] = {
 """kind -> family -> module; the keys are the kinds `build_model` knows."""
 
 
-def reads_first_token(kind: str) -> bool:
-    """Whether the head of this kind reads nothing but the first token."""
+def check_kind(kind: str, family: str) -> None:
+    """Raises a ValueError unless the family has a head of this kind."""
+    if kind not in HEADS:
+        raise ValueError(f"kind {kind!r} is unknown; known are {', '.join(HEADS)}")
+    if family not in HEADS[kind]:
+        own = ", ".join(kind for kind in HEADS if family in HEADS[kind])
+        raise ValueError(
+            f"{family} has no head of kind {kind!r}; its kinds are {own}. Choose one "
+            "of these, or a model of another family"
+        )
+
+
+def reads_one_token(kind: str) -> bool:
+    """Whether the head reads one token alone: an encoder's first, a decoder's last."""
     return kind in ("single_label", "multi_label")
 
 

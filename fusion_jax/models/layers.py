@@ -16,21 +16,24 @@ initialise_kernel: Callable[..., jax.Array] = nn.initializers.normal(INITIAL_SCA
 
 
 class Dense(nn.Module):
-    """y = x W + b with W [in, out], computed in `dtype`."""
+    """y = x W + b with W [in, out], computed in `dtype`; no b without `use_bias`."""
 
     features: int
     dtype: Any = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., in] -> [..., out]."""
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", initialise_kernel, shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        rows, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        rows, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         # One matrix of rows: with [B, T, in] the compiler transposes both sides for
         # the kernel's gradient, which makes a layer's backward pass a fifth slower.
-        y = rows.reshape(-1, x.shape[-1]) @ kernel + bias
+        y = rows.reshape(-1, x.shape[-1]) @ kernel
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias.astype(self.dtype)
         return y.reshape(*x.shape[:-1], self.features)
 
 

@@ -7,17 +7,21 @@ from typing import NamedTuple
 import numpy as np
 
 from fusion_jax.models.config import EncoderConfig
-from fusion_jax.models.tables import bert, distilbert, roberta
+from fusion_jax.models.tables import bert, distilbert, gpt2, roberta
 
 TABLES: Mapping[str, ModuleType] = {
     "bert": bert,
     "roberta": roberta,
     "distilbert": distilbert,
+    "gpt2": gpt2,
 }
 
 # kind of module -> (file suffix, our leaf, transform); a transform is its own inverse.
 _LEAVES: Mapping[str, tuple[tuple[str, str, str], ...]] = {
     "linear": (("weight", "kernel", "transpose"), ("bias", "bias", "identity")),
+    "linear_without_bias": (("weight", "kernel", "transpose"),),
+    # GPT-2 keeps its linear layers as [in, out], as our trees do.
+    "conv1d": (("weight", "kernel", "identity"), ("bias", "bias", "identity")),
     "norm": (("weight", "scale", "identity"), ("bias", "bias", "identity")),
     "embedding": (("weight", "embedding", "identity"),),
 }
@@ -47,8 +51,8 @@ def encoder_entries(config: EncoderConfig, *, prefixed: bool) -> list[Entry]:
 
     Args:
       config: the encoder.
-      prefixed: whether names start with the family ('bert.'), as they do in files
-        with a head.
+      prefixed: whether names start with the base model's ('bert.', 'transformer.'), as
+        they do in files with a head.
 
     Returns:
       One entry a leaf, in the order of the table, layer by layer.

@@ -10,18 +10,20 @@ from safetensors.numpy import load_file, save_file
 from fusion_jax import trees
 from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.models import HEADS, EncoderConfig, build_model
-from fusion_jax.models.config import FAMILIES
 
-TYPES = {"bert": 2, "roberta": 1, "distilbert": 0}
+TYPES = {"bert": 2, "roberta": 1, "distilbert": 0, "gpt2": 0}
 LABELLED = ("single_label", "multi_label", "token")
 LABELS = ("sad", "glad", "neither: nor")
-PAIRS = [(kind, family) for kind in HEADS for family in FAMILIES]
+PAIRS = [(kind, family) for kind in HEADS for family in HEADS[kind]]
 
 
 def make(family="bert", kind="single_label", seed=0):
+    decoder = family == "gpt2"
     config = EncoderConfig(
-        family, 30, 8, 2, 2, 12, 10, TYPES[family], classifier_dropout=0.1
-    )
+        family, 30, 8, 2, 2, 12, 10, TYPES[family],
+        classifier_dropout=None if decoder else 0.1,
+        embedding_dropout=0.2 if decoder else None,
+    )  # fmt: skip
     model = build_model(config, kind, len(LABELS))
     labels = LABELS if kind in LABELLED else ()
     return config, model, model.init(jax.random.key(seed)), labels
@@ -243,6 +245,91 @@ def test_tokenizer_and_card_come_along(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(hf.CheckpointError, match="empty has no tokenizer files"):
         write(tmp_path / "n", tokenizer_from=tmp_path / "empty")
+
+
+def test_gpt2_files_have_the_names_and_layout_of_transformers(tmp_path):
+    params = write(tmp_path / "m", family="gpt2")
+    tensors = load_file(tmp_path / "m/model.safetensors")
+    layer = params["encoder"]["layer_1"]
+    for name, leaf in {
+        "transformer.wte.weight": params["encoder"]["embeddings"]["word"]["embedding"],
+        "transformer.h.1.attn.c_attn.weight": layer["attention"]["qkv"]["kernel"],
+        "transformer.h.1.mlp.c_proj.weight": layer["mlp"]["down"]["kernel"],
+        "transformer.h.1.ln_2.weight": layer["mlp"]["norm"]["scale"],
+        "transformer.ln_f.bias": params["encoder"]["final_norm"]["bias"],
+        "score.weight": params["head"]["classifier"]["kernel"].T,
+    }.items():
+        np.testing.assert_array_equal(tensors[name], leaf)
+    assert len(tensors) == 2 + 2 * 12 + 2 + 1
+    values = json.loads((tmp_path / "m/config.json").read_text())
+    assert values["architectures"] == ["GPT2ForSequenceClassification"]
+    assert values["model_type"] == "gpt2" and values["n_inner"] == 12
+
+
+def test_gpt2_buffers_are_ignored_and_other_strangers_are_not(tmp_path):
+    params = write(tmp_path / "m", family="gpt2")
+
+    def age(tensors):
+        for i in (0, 1):
+            tensors[f"transformer.h.{i}.attn.bias"] = np.tril(np.ones((1, 1, 4, 4)))
+            tensors[f"transformer.h.{i}.attn.masked_bias"] = np.array(-1e4)
+
+    edit_tensors(tmp_path / "m", age)
+    assert hf.load(tmp_path / "m").sha256 == hf.hash_params(params)
+
+    def spoil(tensors):
+        tensors["transformer.h.2.attn.c_attn.bias"] = np.zeros(24, np.float32)
+        tensors["score.bias"] = np.zeros(3, np.float32)
+        kernel = tensors["transformer.h.0.attn.c_attn.weight"]
+        tensors["transformer.h.0.attn.c_attn.weight"] = kernel.T.copy()
+        del tensors["transformer.h.1.attn.c_attn.bias"]
+
+    edit_tensors(tmp_path / "m", spoil)
+    with pytest.raises(hf.CheckpointError) as caught:
+        hf.load(tmp_path / "m")
+    for part in (
+        "4 faults",
+        "transformer.h.2.attn.c_attn.bias is unexpected",
+        "score.bias is unexpected",
+        "c_attn.weight has shape (24, 8), config.json says (8, 24)",
+        "transformer.h.1.attn.c_attn.bias is missing "
+        "(encoder/layer_1/attention/qkv/bias)",
+    ):
+        assert part in str(caught.value)
+
+
+def test_bare_gpt2_is_read_with_and_without_its_prefix(tmp_path):
+    config, model, params, _ = make("gpt2")
+    encoder = {"encoder": params["encoder"]}
+    hf.save(tmp_path / "m", encoder, config, kind=None)
+    loaded = hf.load(tmp_path / "m")
+    assert loaded.kind is None
+    assert loaded.sha256 == hf.hash_params(encoder)
+    file = tmp_path / "m/model.safetensors"
+    assert "h.0.attn.c_attn.weight" in load_file(file)
+    prefixed = {f"transformer.{n}": a for n, a in load_file(file).items()}
+    prefixed["lm_head.weight"] = prefixed["transformer.wte.weight"].copy()
+    save_file(prefixed, file, metadata={"format": "pt"})
+    edit_config(tmp_path / "m", architectures=["GPT2LMHeadModel"])
+    assert hf.load(tmp_path / "m").sha256 == hf.hash_params(encoder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attached = hf.attach_encoder(model, loaded.params, jax.random.key(0))
+    fresh = {"encoder": attached["encoder"]}
+    assert hf.hash_params(fresh) == hf.hash_params(encoder)
+
+
+@pytest.mark.parametrize("kind", ["token", "span", "choice"])
+def test_kinds_that_gpt2_has_not_are_refused_by_name(tmp_path, kind):
+    config, _, params, labels = make("gpt2")
+    message = f"gpt2 has no head of kind '{kind}'; its kinds are single_label, multi_l"
+    with pytest.raises(ValueError, match=message):
+        hf.save(tmp_path / "m", params, config, kind=kind, labels=labels)
+    assert not (tmp_path / "m").exists()
+    write(tmp_path / "m", family="gpt2")
+    edit_config(tmp_path / "m", architectures=...)
+    with pytest.raises(ValueError, match=message):
+        hf.load(tmp_path / "m", kind=kind)
 
 
 def test_attach_encoder_keeps_the_encoder_and_draws_the_head(tmp_path):
