@@ -25,7 +25,9 @@ class Leaf(NamedTuple):
       base: likewise, where the method reads one.
       coefficients: [K] float64.
       options: numbers of the method.
-      statistics: of this leaf, [K, ...] each.
+      statistics: for a form by elements or rows, K arrays of the tensor's shape, or
+        [K, ...], which are cut as the experts are; for one of whole leaves anything
+        that it reads. None where the method needs none.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Piece(NamedTuple):
       experts: [K, n] (element), [K, rows, in] (row), or [K, ...] of the leaf's shape.
       base: likewise.
       padded: whether n is greater than `length`.
+      statistics: likewise, padded with zeros; those of a whole leaf as they are.
     """
 
     start: int
@@ -62,6 +65,7 @@ class Piece(NamedTuple):
     experts: np.ndarray
     base: np.ndarray | None
     padded: bool
+    statistics: Any = None
 
 
 def common_dtype(dtypes: Iterable[np.dtype]) -> np.dtype:
@@ -78,21 +82,28 @@ def cut(form: Form, leaf: Leaf) -> Iterator[Callable[[], Piece]]:
 
     A form by rows is cut only where the rows lie together, which is where the input
     axis is the last; else it is given the whole leaf.
+
+    Raises:
+      ValueError: statistics that would be cut do not have the shape of the experts.
     """
+    leaf = _with_matching_statistics(form, leaf)
     if form.unit == "element":
         flat = leaf._replace(
             experts=tuple(x.reshape(-1) for x in leaf.experts),
             base=None if leaf.base is None else leaf.base.reshape(-1),
+            statistics=None
+            if leaf.statistics is None
+            else tuple(x.reshape(-1) for x in leaf.statistics),
         )
         for start in range(0, leaf.size, PIECE):
-            yield functools.partial(_run_of, flat, start)
+            yield functools.partial(_run_of, form, flat, start)
         return
     by_rows = form.unit == "row" and form.input_axis == -1 and len(leaf.shape) > 1
     rows = int(np.shape(leaf.experts[0])[0]) if by_rows else 1
     step = _rows_of_a_piece(rows, leaf.size // rows) if by_rows else rows
     for row in range(0, rows, step):
         part = slice(row, min(row + step, rows)) if by_rows else ...
-        yield functools.partial(_part_of, leaf, part, row * (leaf.size // rows))
+        yield functools.partial(_part_of, form, leaf, part, row * (leaf.size // rows))
 
 
 def sampled(form: Form, leaf: Leaf, count: int) -> Iterator[Piece]:
@@ -102,7 +113,8 @@ def sampled(form: Form, leaf: Leaf, count: int) -> Iterator[Piece]:
     """
     # Of few different lengths, as every length is a program of its own.
     count = max(_RUN, 2 ** math.ceil(math.log2(max(count, 1))))
-    if leaf.size <= count or (form.unit != "element" and len(leaf.shape) < 2):
+    whole = form.unit == "leaf" and leaf.statistics is not None
+    if leaf.size <= count or (form.unit != "element" and len(leaf.shape) < 2) or whole:
         yield from (piece() for piece in cut(form, leaf))
         return
     if form.unit == "element":
@@ -115,12 +127,14 @@ def sampled(form: Form, leaf: Leaf, count: int) -> Iterator[Piece]:
     def take(x: np.ndarray) -> np.ndarray:
         return (x.reshape(-1) if form.unit == "element" else x)[places]
 
+    leaf = _with_matching_statistics(form, leaf)
     experts = _stacked([take(x) for x in leaf.experts])
     base = None if leaf.base is None else take(leaf.base)
-    yield Piece(0, experts[0].size, experts, base, padded=False)
+    statistics = _statistics(form, leaf, take)
+    yield Piece(0, experts[0].size, experts, base, False, statistics)
 
 
-def _run_of(flat: Leaf, start: int) -> Piece:
+def _run_of(form: Form, flat: Leaf, start: int) -> Piece:
     stop = min(start + PIECE, flat.size)
     length = stop - start
     width = _SMALL if length <= _SMALL else PIECE
@@ -131,13 +145,40 @@ def _run_of(flat: Leaf, start: int) -> Piece:
         experts=_stacked([x[start:stop] for x in flat.experts], width),
         base=None if base is None else _stacked(base, width)[0],
         padded=length < width,
+        statistics=_statistics(form, flat, lambda x: x[start:stop], width),
     )
 
 
-def _part_of(leaf: Leaf, part: Any, start: int) -> Piece:
+def _part_of(form: Form, leaf: Leaf, part: Any, start: int) -> Piece:
     experts = _stacked([x[part] for x in leaf.experts])
     base = None if leaf.base is None else leaf.base[part]
-    return Piece(start, experts[0].size, experts, base, padded=False)
+    statistics = _statistics(form, leaf, lambda x: x[part])
+    return Piece(start, experts[0].size, experts, base, False, statistics)
+
+
+def _with_matching_statistics(form: Form, leaf: Leaf) -> Leaf:
+    """Statistics that are cut with the experts as K arrays: views, nothing is read."""
+    if leaf.statistics is None or form.unit == "leaf":
+        return leaf
+    statistics = tuple(leaf.statistics)
+    shapes = [np.shape(x) for x in statistics]
+    if shapes != [leaf.shape] * len(leaf.experts):
+        raise ValueError(
+            f"statistics of '{leaf.name}': shapes {shapes}; give one of {leaf.shape} "
+            f"for each of {len(leaf.experts)} experts"
+        )
+    return leaf._replace(statistics=statistics)
+
+
+def _statistics(
+    form: Form,
+    leaf: Leaf,
+    take: Callable[[np.ndarray], np.ndarray],
+    width: int | None = None,
+) -> Any:
+    if leaf.statistics is None or form.unit == "leaf":
+        return leaf.statistics
+    return _stacked([take(x) for x in leaf.statistics], width)
 
 
 def _stacked(parts: list[np.ndarray], width: int | None = None) -> np.ndarray:

@@ -187,7 +187,7 @@ class Streamer:
                 keys,
                 facts,
                 dict(leaf.options),
-                leaf.statistics,
+                piece.statistics,
             )
 
 

@@ -11,6 +11,7 @@ from fusion_jax.merging.isotropic import iso_c, iso_cts
 from fusion_jax.merging.knots import knots
 from fusion_jax.merging.linear import task_arithmetic, weighted_average, wise_ft
 from fusion_jax.merging.lines import lines
+from fusion_jax.merging.mats import mats
 from fusion_jax.merging.model_stock import model_stock
 from fusion_jax.merging.nearswap import nearswap
 from fusion_jax.merging.pcb import pcb
@@ -53,6 +54,7 @@ __all__ = [
     "knots",
     "krum",
     "lines",
+    "mats",
     "model_stock",
     "multislerp",
     "nearswap",

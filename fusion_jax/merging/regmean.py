@@ -1,11 +1,13 @@
 """RegMean: the kernel whose outputs are nearest to those of every expert."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 
 from fusion_jax import trees
+from fusion_jax.merging.coefficients import per_leaf
 from fusion_jax.merging.combine import contract
 from fusion_jax.merging.form import Block, Facts, Form, Options
 from fusion_jax.merging.in_memory import run
@@ -25,6 +27,7 @@ def regmean(
     alpha: jax.Array | float = 0.9,
     ridge: jax.Array | float = 1e-6,
     input_axis: int = -2,
+    biases: bool = False,
 ) -> Params:
     """Regresses each kernel on the inputs that its layer sees in every expert.
 
@@ -39,19 +42,28 @@ def regmean(
     pulls towards the mean, so inputs that were never active are averaged. Grams should
     be divided by their number of tokens, or else more data is a larger weight.
 
+    An extended Gram is that of [x; 1]: the last row and column are the sums of x and
+    the number of tokens, divided as the rest. With `biases` it gives kernel and bias
+    together, as one matrix [W; b] whose last input is 1, which n and the trace of the
+    ridge count; otherwise its last row and column are not read.
+
     Args:
       stack: tree of [K, ...].
       coefficients: [K], [G, K] with `groups`, or a tree of [K]; not negative, their sum
         not zero. Only their ratios count.
-      statistics: Grams, name of kernel leaf -> [K, in, in], flat or as a tree; leaves
-        without one are averaged by c. A kernel of more axes is a matrix whose leading
-        axes (trailing ones, with input_axis=-1) multiply to `in`.
+      statistics: Grams, name of kernel leaf -> [K, in, in] or extended
+        [K, in + 1, in + 1], flat or as a tree; leaves without one are averaged by c. A
+        kernel of more axes is a matrix whose leading axes (trailing ones, with
+        input_axis=-1) multiply to `in`.
       base: not used.
       key: not used.
       groups: ordered (regular expression, row of coefficients) rules.
       alpha: scale of the off-diagonal of Grams, in [0, 1].
       ridge: relative to the mean of the diagonal.
       input_axis: -2 in Flax kernels [in, out], -1 in PyTorch's [out, in].
+      biases: solve each kernel that has an extended Gram together with its bias:
+        'x/kernel' with 'x/bias', 'x.weight' with 'x.bias'. The coefficients are those
+        of the kernel. Other biases are averaged.
 
     Returns:
       Tree of [...], dtypes of `stack`, computed in float32; a system of condition
@@ -59,7 +71,8 @@ def regmean(
 
     Raises:
       ValueError: Grams of no leaf, or that do not fit their leaf; alpha not in [0, 1];
-        coefficients that do not fit.
+        coefficients that do not fit; `biases` where no kernel has both a bias and an
+        extended Gram.
 
     Reference: Jin et al. 2023, arXiv:2212.09849.
     """
@@ -67,15 +80,29 @@ def regmean(
     if isinstance(alpha, int | float) and not 0 <= alpha <= 1:
         raise ValueError(f"regmean: alpha {alpha} is not in [0, 1]")
     grams = trees.flatten(statistics)
-    _check(trees.flatten(stack), grams, input_axis)
-    return run(
-        regmean_form(input_axis=input_axis),
-        stack,
-        coefficients,
-        groups=groups,
-        options={"alpha": alpha, "ridge": ridge},
-        statistics=grams,
+    leaves = trees.flatten(stack)
+    _check(leaves, grams, input_axis)
+    pairs = _pairs(leaves, grams, input_axis) if biases else {}
+    rows = per_leaf(stack, coefficients, groups)
+    joined = {name: x for name, x in leaves.items() if name not in pairs.values()}
+    for name, bias in pairs.items():
+        joined[name] = _append(leaves[name], leaves[bias], grams[name], input_axis)
+    merged = trees.flatten(
+        run(
+            regmean_form(input_axis=input_axis),
+            joined,
+            {name: rows[name] for name in joined},
+            options={"alpha": alpha, "ridge": ridge},
+            statistics=grams,
+        )
     )
+    for name, bias in pairs.items():
+        both = merged[name] if input_axis == -2 else merged[name].T
+        kernel = both[:-1] if input_axis == -2 else both[:-1].T
+        for leaf, value in ((name, kernel), (bias, both[-1])):
+            x = leaves[leaf]
+            merged[leaf] = value.reshape(x.shape[1:]).astype(x.dtype)
+    return trees.unflatten({name: merged[name] for name in leaves})
 
 
 def regmean_form(*, input_axis: int = -2) -> Form:
@@ -93,7 +120,11 @@ def regmean_form(*, input_axis: int = -2) -> Form:
         grams = jnp.asarray(block.statistics).astype(block.experts.dtype)
         split = _split(block.shape, grams.shape[-1], input_axis)
         if split is None:
-            raise ValueError(_misfit(block.name, block.shape, grams.shape))
+            grams = grams[:, :-1, :-1]
+            split = _split(block.shape, grams.shape[-1], input_axis)
+        if split is None:
+            size = tuple(block.statistics.shape)
+            raise ValueError(_misfit(block.name, block.shape, size))
         # Differences to the mean: equal experts and dead inputs keep every digit.
         weighted = (block.experts - mean) * row.reshape(-1, *[1] * mean.ndim)
         weighted = _as_matrices(weighted, split, input_axis)
@@ -120,6 +151,48 @@ def _split(shape: tuple[int, ...], size: int, input_axis: int) -> int | None:
     return None
 
 
+def _extended(shape: tuple[int, ...], size: int, input_axis: int) -> bool:
+    """Whether a Gram of this size has one input more than the kernel: the 1."""
+    return (
+        _split(shape, size, input_axis) is None
+        and _split(shape, size - 1, input_axis) is not None
+    )
+
+
+def _pairs(
+    leaves: dict[str, jax.Array], grams: dict[str, jax.Array], input_axis: int
+) -> dict[str, str]:
+    """Kernel -> bias of the layers that are solved with their bias."""
+    found = {}
+    for name, gram in grams.items():
+        bias = re.sub(r"(^|[./])(kernel|weight)$", r"\1bias", name)
+        shape = leaves[name].shape[1:]
+        if (
+            bias != name
+            and bias in leaves
+            and _extended(shape, gram.shape[-1], input_axis)
+        ):
+            found[name] = bias
+    if not found:
+        raise ValueError(
+            "regmean: biases=True, and no kernel has both a bias beside it and an "
+            "extended Gram [K, in + 1, in + 1]; collect those, or leave biases=False"
+        )
+    return found
+
+
+def _append(
+    kernels: jax.Array, biases: jax.Array, grams: jax.Array, input_axis: int
+) -> jax.Array:
+    """[K, in + 1, out] float32, or [K, out, in + 1]: the bias is the last input's."""
+    split = _split(kernels.shape[1:], grams.shape[-1] - 1, input_axis)
+    assert split is not None
+    matrices = _as_matrices(kernels.astype(jnp.float32), split, input_axis)
+    last = biases.astype(jnp.float32).reshape(len(biases), 1, -1)
+    both = jnp.concatenate([matrices, last], axis=1)
+    return both if input_axis == -2 else jnp.swapaxes(both, 1, 2)
+
+
 def _as_matrices(x: jax.Array, split: int, input_axis: int) -> jax.Array:
     """[K, ...] -> [K, in, out]."""
     x = x.reshape(len(x), math.prod(x.shape[1 : 1 + split]), -1)
@@ -143,13 +216,17 @@ def _check(
             len(shape) != 3
             or shape[0] != len(leaves[name])
             or shape[1] != shape[2]
-            or _split(leaves[name].shape[1:], shape[2], input_axis) is None
+            or (
+                _split(leaves[name].shape[1:], shape[2], input_axis) is None
+                and not _extended(leaves[name].shape[1:], shape[2], input_axis)
+            )
         ):
             faults.append(_misfit(name, leaves[name].shape[1:], shape))
     if faults:
         lines = "\n  ".join(sorted(faults)[:40])
         raise ValueError(
-            f"regmean: statistics must be one Gram [K, in, in] a kernel:\n  {lines}"
+            f"regmean: statistics must be one Gram a kernel, [K, in, in] or "
+            f"[K, in + 1, in + 1]:\n  {lines}"
         )
 
 

@@ -14,6 +14,7 @@ from fusion_jax.merging.isotropic import RECORDS as ISOTROPIC
 from fusion_jax.merging.knots import RECORDS as KNOTS
 from fusion_jax.merging.linear import RECORDS as LINEAR
 from fusion_jax.merging.lines import RECORDS as LINES
+from fusion_jax.merging.mats import RECORDS as MATS
 from fusion_jax.merging.model_stock import RECORDS as MODEL_STOCK
 from fusion_jax.merging.nearswap import RECORDS as NEARSWAP
 from fusion_jax.merging.pcb import RECORDS as PCB
@@ -42,6 +43,7 @@ MERGES: dict[str, Merge] = {
     **KNOTS,
     **LINEAR,
     **LINES,
+    **MATS,
     **MODEL_STOCK,
     **NEARSWAP,
     **PCB,

@@ -2,19 +2,23 @@
 
 import inspect
 import itertools
+import tracemalloc
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 
-from fusion_jax.checkpoints import pieces
+from fusion_jax.checkpoints import pieces, streaming
 from fusion_jax.checkpoints.in_process import merge_arrays
 from fusion_jax.checkpoints.leaves import Streamers, numbers_and_words
 from fusion_jax.checkpoints.pieces import Leaf
 from fusion_jax.checkpoints.plan import Source, TensorPlan
+from fusion_jax.checkpoints.streaming import Streamer
 from fusion_jax.merging import MERGES
+from fusion_jax.merging.form import Form, Select, Threshold
 
 SHAPES = {
     "layers.0.attention.weight": (24, 10),
@@ -32,13 +36,19 @@ MORE = [
     ("nuslerp", {"vectors": "row"}),
     ("sce", {"select_topk": 0.4}),
     ("ties", {"density": (0.2, 0.9, 0.5)}),
+    ("fisher", {"normalize": True}),
+    ("mats", {"start": "task_arithmetic", "iterations": 4, "alpha": 0.5}),
 ]
 SPECTRAL = ("tsv_m", "iso_c", "iso_cts", "knots", "wudi")
+MATRICES = {
+    "layers.0.attention.weight": (24, 10),
+    "layers.1.convolution.weight": (3, 36),
+}
 STREAMED = [
     *[
         (name, OPTIONS.get(name, {}))
         for name, record in MERGES.items()
-        if record.form is not None and "statistics" not in record.needs
+        if record.form is not None
     ],
     *MORE,
 ]
@@ -55,9 +65,36 @@ def model(seed, dtype: Any = np.float32):
     return {n: random.normal(size=s).astype(dtype) for n, s in SHAPES.items()}
 
 
+def statistics_of(method, count) -> dict[str, Any]:
+    """Statistics of `count` models by leaf, as a leaf of the streaming has them."""
+    random = np.random.default_rng(9)
+
+    def grams(size):
+        x = random.normal(size=(count, 3 * size, size))
+        return np.einsum("kni,knj->kij", x, x).astype(np.float32)
+
+    if method == "fisher":
+        return {
+            name: tuple(
+                (10.0 ** random.uniform(-9, 0, shape)).astype(np.float32)
+                for _ in range(count)
+            )
+            for name, shape in SHAPES.items()
+        }
+    if method == "regmean":
+        return {name: grams(width) for name, (_, width) in MATRICES.items()}
+    if method == "mats":
+        return {
+            name: {"inputs": grams(width), "outputs": 1e-16 * grams(out)}
+            for name, (out, width) in MATRICES.items()
+        }
+    return {}
+
+
 def streamed(experts, method, coefficients, base=None, options=None):
     """What a merge of files does, in a fresh streamer, leaves in another order."""
     record = MERGES[method]
+    statistics = statistics_of(method, len(experts))
     anchor = base if "base" in record.needs | record.accepts else None
     numbers, _ = numbers_and_words(method, options or {})
     streamers, leaves = Streamers(seed=0), []
@@ -69,6 +106,7 @@ def streamed(experts, method, coefficients, base=None, options=None):
                 base=None if anchor is None else anchor[name],
                 coefficients=np.asarray(coefficients, np.float64),
                 options=numbers,
+                statistics=statistics.get(name),
             )
         )
     plan = TensorPlan("", method, (Source("", ""),), options=options or {})
@@ -101,6 +139,16 @@ def in_memory(experts, method, coefficients, base=None, options=None):
         given["input_axis"] = -1
     stack = {name: np.stack([e[name] for e in experts]) for name in experts[0]}
     arrays = {n: given.pop(n) for n in ("base", "key") if n in given}
+    if "statistics" in record.needs:
+        leaves = statistics_of(method, len(experts))
+        arrays["statistics"] = leaves
+        if method == "fisher":
+            arrays["statistics"] = {name: np.stack(x) for name, x in leaves.items()}
+        if method == "mats":
+            arrays["statistics"] = {
+                side: {name: x[side] for name, x in leaves.items()}
+                for side in ("inputs", "outputs")
+            }
     # Compiled whole: piece by piece its operations would be compiled one by one.
     merged = jax.jit(lambda s, c, a: record.function(s, c, **a, **given))(
         stack, np.asarray(coefficients, np.float32), arrays
@@ -132,6 +180,76 @@ def test_pieces_give_what_whole_leaves_give(small_pieces, method, options):
         )
     different = [not np.array_equal(found[n], experts[0][n]) for n in found]
     assert any(different) or method in ("wise_ft", "krum")
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_fisher_in_pieces_is_that_in_memory_to_the_last_digits(small_pieces, normalize):
+    experts, options = [model(seed) for seed in (1, 2, 3)], {"normalize": normalize}
+    row = [0.5, 0.3, 0.2]
+    found = streamed(experts, "fisher", row, options=options)
+    expected = in_memory(experts, "fisher", row, options=options)
+    for name in found:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-6)
+        mean = sum(c * x[name] for c, x in zip(row, experts, strict=True))
+        assert np.abs(found[name] - mean).max() > 0.1, name
+
+
+def larger_half(unit):
+    """The mean by statistics where they are among the larger half, else 0."""
+
+    def total(block, facts, options):
+        return jnp.sum(jnp.asarray(block.statistics), axis=0)[None]
+
+    def apply(block, facts, options):
+        line: Threshold = facts["line"]
+        kept = total(block, facts, options)[0] > line.value[0]
+        return jnp.where(
+            kept, jnp.mean(block.experts * jnp.asarray(block.statistics), axis=0), 0
+        )
+
+    half = Select("line", total, lambda size, facts, options: jnp.asarray([size // 2]))
+    return Form(apply, (half,), unit=unit, input_axis=-1)
+
+
+@pytest.mark.parametrize("kind", [tuple, np.stack])
+@pytest.mark.parametrize("unit", ["element", "row", "leaf"])
+def test_statistics_are_cut_with_the_experts(small_pieces, monkeypatch, unit, kind):
+    monkeypatch.setattr(streaming, "_SAMPLE", 32)
+    monkeypatch.setattr(pieces, "_RUN", 8)
+    random = np.random.default_rng(0)
+    experts, statistics = random.random((2, 3, 25, 7), np.float32)
+    leaf = Leaf("w", tuple(experts), None, np.ones(3), {}, kind(list(statistics)))
+    streamer = Streamer(larger_half(unit))
+    parts = list(streamer.merged(leaf, streamer.facts([leaf])[0], np.dtype(np.float32)))
+    assert len(parts) == {"element": 3, "row": 5, "leaf": 1}[unit]
+    found = np.concatenate([values for _, values in parts]).reshape(25, 7)
+    line = np.sort(statistics.sum(0), axis=None)[-(25 * 7 // 2)]
+    right = np.where(statistics.sum(0) > line, (experts * statistics).mean(0), 0)
+    # What equals the line but for rounding may be on either side.
+    near = np.abs(statistics.sum(0) - line) < 1e-6
+    np.testing.assert_allclose(found[~near], right[~near], rtol=1e-6)
+
+
+def test_no_more_than_a_piece_of_the_statistics_is_copied(small_pieces):
+    experts = tuple(np.ones((512, 512), np.float32) for _ in range(2))
+    statistics = tuple(np.ones((512, 512), np.float32) for _ in range(2))
+    leaf = Leaf("w", experts, None, np.ones(2), {}, statistics)
+    for unit in ("element", "row"):
+        tracemalloc.start()
+        for read in itertools.islice(pieces.cut(larger_half(unit), leaf), 3):
+            assert read().statistics.shape == read().experts.shape
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 64 * 1024 < statistics[0].nbytes
+
+
+@pytest.mark.parametrize("unit", ["element", "row"])
+def test_statistics_that_do_not_fit_are_named(unit):
+    experts = tuple(np.ones((4, 3)) for _ in range(2))
+    for statistics in (experts[:1], (np.ones((4, 3)), np.ones((3, 4)))):
+        leaf = Leaf("w", experts, None, np.ones(2), {}, statistics)
+        with pytest.raises(ValueError, match=r"statistics of 'w'.*each of 2 experts"):
+            next(iter(pieces.cut(larger_half(unit), leaf)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])

@@ -116,6 +116,39 @@ def test_a_louder_expert_counts_more_unless_fishers_are_normalised():
     assert_trees_close(fisher(stack, half, statistics=loud), tilted)
 
 
+@settings(max_examples=15)
+@given(st.integers(0, 99), st.floats(-12, 6))
+def test_normalising_is_dividing_coefficients_by_the_norm_of_the_model(seed, exponent):
+    # The released estimator divides coefficients; without a floor that is the same.
+    stack, _ = experts_and_base()
+    fishers = fishers_of(stack, seed)
+    loud = np.asarray([1.0, 10.0**exponent, 3.0])
+    fishers = {
+        n: f * jnp.asarray(loud, jnp.float32).reshape(-1, *[1] * (f.ndim - 1))
+        for n, f in fishers.items()
+    }
+    norms = np.sqrt(
+        sum(
+            (np.asarray(f, np.float64).reshape(3, -1) ** 2).sum(axis=1)
+            for f in fishers.values()
+        )
+    )
+    assert_trees_close(
+        fisher(stack, C, statistics=fishers, floor=0.0, normalize=True),
+        # Entries that no expert knows fall back to the mean by the coefficients given.
+        {
+            n: np.where(
+                np.asarray(fishers[n]).max(axis=0) > 0,
+                x,
+                np.tensordot(C, np.asarray(stack[n], np.float64), 1),
+            )
+            for n, x in reference(stack, fishers, C / norms, 0.0, False).items()
+        },
+        rtol=1e-5,
+        atol=2e-6,
+    )
+
+
 def test_one_hot_coefficients_return_that_expert_bit_for_bit():
     stack, _ = experts_and_base()
     for k in range(3):

@@ -1,6 +1,7 @@
 """Every merge keeps the properties that its record promises."""
 
 import re
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,8 @@ from fusion_jax.merging.record import PROMISES
 RANDOM = np.random.default_rng(0)
 NAMES = sorted(MERGES)
 LINEAR = ("weighted_average", "task_arithmetic", "wise_ft")
-# Statistics and permutations are of a model's layers: tests of their own.
-PLAIN = [n for n in NAMES if n not in ("fisher", "regmean", "git_rebasin")]
+# Its permutations are of a model's layers: tests of its own.
+PLAIN = [n for n in NAMES if n != "git_rebasin"]
 # Two trees of numbers are compared; float32 differences cancel where a base is added
 # back, and a decomposition rounds more.
 SPECTRAL = ("tsv_m", "iso_c", "iso_cts", "knots", "wudi")
@@ -32,11 +33,39 @@ def tree(dtype=np.float32, scale=1.0):
     }
 
 
-def call(name, experts, coefficients, base, **more):
+def statistics(name, experts, order=None):
+    """Of data that only a leaf's name and shape decide; expert k has row `order[k]`."""
+
+    def drawn(leaf, x, side=None):
+        random = np.random.default_rng(zlib.crc32(f"{leaf}/{side}".encode()))
+        if side is None:
+            values = 10.0 ** random.uniform(-6, 0, x.shape)
+        else:
+            width = x.shape[{"inputs": 1, "outputs": 2}[side]]
+            seen = random.normal(size=(len(x), 4 * width, width))
+            values = np.einsum("kni,knj->kij", seen, seen)
+        values = values if order is None else values[np.asarray(order)]
+        return jnp.asarray(values, jnp.float32)
+
+    flat = trees.flatten(experts)
+    matrices = {n: x for n, x in flat.items() if x.ndim == 3}
+    if name == "fisher":
+        return {n: drawn(n, x) for n, x in flat.items()}
+    if name == "regmean":
+        return {n: drawn(n, x, "inputs") for n, x in matrices.items()}
+    return {
+        side: {n: drawn(n, x, side) for n, x in matrices.items()}
+        for side in ("inputs", "outputs")
+    }
+
+
+def call(name, experts, coefficients, base, order=None, **more):
     record = MERGES[name]
     extra = {"base": base} if "base" in record.needs else {}
     if "key" in record.needs:
         extra["key"] = jax.random.key(3)
+    if "statistics" in record.needs:
+        extra["statistics"] = statistics(name, experts, order)
     merged = record.function(experts, coefficients, **extra, **more)
     return merged if isinstance(merged, dict) else merged[0]
 
@@ -105,6 +134,7 @@ def test_a_joint_permutation_changes_nothing(name):
         stack([experts[i] for i in order]),
         weights(name)[jnp.asarray(order)],
         base,
+        order=order,
     )
     assert_close(one, two, rtol=tolerance(name), atol=tolerance(name))
 
@@ -257,8 +287,14 @@ def test_groups_give_each_part_of_the_tree_its_own_row(name):
 def test_leafwise_methods_merge_a_leaf_alone_as_among_others(name):
     experts, base = stack([tree() for _ in range(num_experts(name))]), tree()
     whole = call(name, experts, weights(name), base)
-    part = call(name, {"head": experts["head"]}, weights(name), {"head": base["head"]})
-    np.testing.assert_array_equal(part["head"]["scale"], whole["head"]["scale"])
+    kernel = "encoder/layer_0/kernel"
+    one, anchor = (
+        trees.unflatten({kernel: trees.flatten(x)[kernel]}) for x in (experts, base)
+    )
+    part = call(name, one, weights(name), anchor)
+    np.testing.assert_array_equal(
+        part["encoder"]["layer_0"]["kernel"], whole["encoder"]["layer_0"]["kernel"]
+    )
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -297,7 +333,8 @@ def test_a_missing_or_different_base_is_named(name):
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_results_keep_the_sharding_of_the_experts(name):
-    if not MERGES[name].form or MERGES[name].form().unit != "element":
+    form = MERGES[name].form
+    if not form or form().unit != "element":
         pytest.skip("needs whole rows or matrices: no sharding is kept")
     if not MERGES[name].leafwise or not MERGES[name].differentiable:
         pytest.skip("a threshold gathers all entries")

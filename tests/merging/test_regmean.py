@@ -345,3 +345,114 @@ def test_a_tree_added_to_all_experts_is_added_to_the_result(shape, seed):
     one = regmean({"w": kernels}, c, statistics={"w": grams})
     two = regmean({"w": kernels + shift}, c, statistics={"w": grams})
     assert_trees_close(two, {"w": one["w"] + shift}, rtol=1e-4, atol=1e-4)
+
+
+def extended_problem(seed=2, num_experts=3, size=6, outputs=4):
+    """(kernels, biases, Grams of [x; 1]); the inputs have means."""
+    random = np.random.default_rng(seed)
+    inputs = random.normal(size=(num_experts, 40, size)) + random.normal(
+        size=(num_experts, 1, size)
+    )
+    inputs = np.concatenate([inputs, np.ones((num_experts, 40, 1))], axis=2)
+    grams = np.einsum("kni,knj->kij", inputs, inputs) / 40
+    kernels = random.normal(size=(num_experts, size, outputs))
+    biases = random.normal(size=(num_experts, outputs))
+    return (*(jnp.asarray(x, jnp.float32) for x in (kernels, biases, grams)),)
+
+
+def test_extended_grams_are_trimmed_where_only_the_kernel_is_solved():
+    kernels, _, grams = extended_problem()
+    one = merged(kernels, grams, C)
+    np.testing.assert_array_equal(one, merged(kernels, grams[:, :-1, :-1], C))
+    turned = merged(jnp.swapaxes(kernels, 1, 2), grams, C, input_axis=-1)
+    np.testing.assert_allclose(turned.T, one, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="do not fit"):
+        merged(kernels[:, :-1], grams, C)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize(
+    "kernel, bias", [("x/kernel", "x/bias"), ("x.weight", "x.bias"), ("kernel", "bias")]
+)
+def test_kernel_and_bias_together_equal_the_normal_equations(kernel, bias, alpha):
+    kernels, biases, grams = extended_problem()
+    joint = jnp.concatenate([kernels, biases[:, None]], axis=1)
+    right = reference(joint, grams, C, alpha)
+    for axis in (-2, -1):
+        x = kernels if axis == -2 else jnp.swapaxes(kernels, 1, 2)
+        found = regmean(
+            {kernel: x, bias: biases},
+            C,
+            statistics={kernel: grams},
+            alpha=alpha,
+            input_axis=axis,
+            biases=True,
+        )
+        names = [n.split("/") for n in (kernel, bias)]
+        one, last = (found[n[0]] if len(n) == 1 else found[n[0]][n[1]] for n in names)
+        one = one if axis == -2 else one.T
+        np.testing.assert_allclose(one, right[:-1], rtol=2e-4, atol=2e-5)
+        np.testing.assert_allclose(last, right[-1], rtol=2e-4, atol=2e-5)
+
+
+def test_only_layers_with_extended_grams_take_their_biases_along():
+    kernels, biases, grams = extended_problem()
+    layer = {"kernel": kernels, "bias": biases}
+    stack = {"a": layer, "b": layer, "c": layer, "d": {"kernel": kernels}}
+    statistics = {
+        "a/kernel": grams,
+        "b/kernel": grams[:, :-1, :-1],
+        "d/kernel": grams,
+    }
+    found = regmean(stack, C, statistics=statistics, biases=True)
+    assert list(found) == ["a", "b", "c", "d"] and list(found["a"]) == [*layer]
+    mean = weighted_average({"w": biases}, C, normalize=True)["w"]
+    assert np.abs(found["a"]["bias"] - mean).max() > 0.01
+    for other in "bc":
+        np.testing.assert_allclose(found[other]["bias"], mean, rtol=1e-6)
+    np.testing.assert_array_equal(found["b"]["kernel"], found["d"]["kernel"])
+    assert np.abs(found["a"]["kernel"] - found["b"]["kernel"]).max() > 0.01
+    # Rules for coefficients of groups reach the joint leaf by its kernel.
+    rows = jnp.stack([jnp.asarray(C, jnp.float32), jnp.eye(3)[1]])
+    groups = [("a/kernel", 1), (".*", 0)]
+    found = regmean(stack, rows, statistics=statistics, biases=True, groups=groups)
+    np.testing.assert_array_equal(found["a"]["kernel"], kernels[1])
+    np.testing.assert_array_equal(found["a"]["bias"], biases[1])
+
+
+def test_biases_that_no_extended_gram_reaches_are_refused():
+    kernels, biases, grams = extended_problem()
+    for stack, gram in [
+        ({"x": {"kernel": kernels, "bias": biases}}, grams[:, :-1, :-1]),
+        ({"x": {"kernel": kernels}}, grams),
+    ]:
+        with pytest.raises(ValueError, match="biases=True"):
+            regmean(stack, C, statistics={"x/kernel": gram}, biases=True)
+
+
+def test_joint_leaves_keep_dtypes_shapes_and_the_identities_of_the_merge():
+    kernels, biases, grams = extended_problem()
+    stack = {
+        "kernel": kernels.reshape(3, 2, 3, 2, 2).astype(jnp.bfloat16),
+        "bias": biases.reshape(3, 2, 2),
+    }
+
+    @jax.jit
+    def joint(stack, c):
+        return regmean(stack, c, statistics={"kernel": grams}, biases=True)
+
+    found = joint(stack, jnp.asarray(C, jnp.float32))
+    assert found["kernel"].dtype == jnp.bfloat16 and found["kernel"].shape == (
+        2,
+        3,
+        2,
+        2,
+    )
+    assert found["bias"].dtype == jnp.float32 and found["bias"].shape == (2, 2)
+    for k in range(3):
+        one = joint(stack, jnp.eye(3)[k])
+        np.testing.assert_array_equal(one["bias"], stack["bias"][k])
+        np.testing.assert_array_equal(one["kernel"], stack["kernel"][k])
+    same = jax.tree.map(lambda x: jnp.stack([x[0]] * 3), stack)
+    one = joint(same, jnp.asarray(C, jnp.float32))
+    np.testing.assert_allclose(one["bias"], stack["bias"][0], rtol=1e-6)

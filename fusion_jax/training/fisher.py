@@ -1,0 +1,278 @@
+"""Diagonal Fisher information of a model's parameters, example by example.
+
+F = 1/N sum_n E_y [ (d log p(y | x_n) / d theta)^2 ], squared entry by entry. The square
+of a batch's gradient is something else: it shrinks with the batch and holds the
+products of different examples.
+
+The expectation is exact without a backward pass for every class. For a softmax over C
+logits z put the classes in a row and let y be found by C - 1 questions: is it class j,
+given that it is none before? The answer is a Bernoulli variable with the log-odds
+
+    u_j = z_j - log sum_{i > j} exp z_i,
+
+and the question comes up with probability q_j = sum_{i >= j} p_i. By the chain rule of
+Fisher information, with h_j = sigmoid(u_j),
+
+    E_y [ (d log p(y) / d theta)^2 ] = sum_{j < C - 1} s_j^2 (d u_j / d theta)^2,
+    s_j^2 = q_j h_j (1 - h_j).
+
+The vectors s_j d u_j / d z = s_j (e_j - softmax of the tail) are the columns of the
+Cholesky factor of diag(p) - p p^T. Nothing is divided: the derivative of u_j stays
+between -1 and 1 in z, and s_j goes to 0 where p does. For C = 2 it is
+sqrt(p_0 p_1) (dz_0 - dz_1).
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from fusion_jax.evaluation.losses import (
+    NEVER,
+    kind_of,
+    loss_of,
+    mask_context,
+    row_weight,
+)
+from fusion_jax.training.sharding import has_rows
+from fusion_jax.trees import flatten
+from fusion_jax.types import Batch, Key, Model, Outputs, Params
+
+ESTIMATORS = ("true", "sampled", "empirical")
+_SOFTMAX = ("single_label", "text_to_text")
+
+
+def collect_fisher(
+    model: Model,
+    params: Params,
+    batches: Iterable[Batch],
+    *,
+    kind: str,
+    estimator: str = "true",
+    key: Key | None = None,
+    chunk: int | None = None,
+) -> tuple[Params, int]:
+    """The diagonal Fisher of every parameter, the mean over examples.
+
+    Estimators, g_n(y) the gradient of the log-likelihood of y at example n:
+
+    * 'true': E_y g_n(y)^2 under the model's own p(y | x_n), exact; C - 1 backward
+      passes an example for a softmax, C for C independent labels.
+    * 'sampled': g_n(y)^2 for one y drawn from p(y | x_n): the same on average, of
+      every kind, one backward pass. Of one key a row draws the same whatever batch it
+      is in.
+    * 'empirical': g_n(y_n)^2 for the true y_n; the labels count, and a model that
+      fits them has little of it.
+
+    The log-likelihood is minus the row's loss of `losses.LOSSES`: of a token or span
+    row the mean over its parts. Of independent labels it is the sum over labels
+    (C times minus the loss), so that all estimators have one unit.
+
+    Args:
+      model: with the kind's head; no dropout is used.
+      params: differentiated by every leaf.
+      batches: of `eval_batches`; one program is compiled for each shape and kept.
+      kind: kind of the task; 'mixed' reads it off each batch.
+      estimator: see above.
+      key: of the draws, for 'sampled'.
+      chunk: examples at a time; memory grows by this many parameter trees. Default
+        1 on a CPU and 8 elsewhere.
+
+    Returns:
+      (tree of float32 numpy arrays like `params`, number of examples). Examples are
+      rows of weight 1 (`losses.row_weight`): no padding, no window without the answer.
+
+    Raises:
+      ValueError: the kind or estimator is unknown, or they do not go together; a key
+        is missing; no example counts; a Fisher is not finite.
+
+    Reference: Matena & Raffel 2022, arXiv:2111.09832.
+    """
+    if chunk is None:
+        # A small GPU kernel costs its launch, so examples go in groups. On a CPU one
+        # example's gradient is squared and added while it is still in the cache.
+        chunk = 1 if jax.default_backend() == "cpu" else 8
+    params = jax.tree.map(jnp.asarray, params)
+    sums = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
+    counts = []
+    for batch in batches:
+        its_kind = kind_of(batch) if kind == "mixed" else kind
+        _check(its_kind, estimator, key, chunk, batch)
+        if "mask" not in batch:
+            rows = len(batch["attention_mask"])
+            batch = {**batch, "mask": np.ones(rows, np.float32)}
+        add = _program(model.apply, its_kind, estimator, chunk, _real_labels(batch))
+        sums, real = add(sums, params, batch, key)
+        counts.append(real)
+    examples = sum(int(real) for real in counts)
+    if not examples:
+        raise ValueError(
+            f"collect_fisher: no row of the batches counts for kind {kind!r}; give at "
+            "least one with mask 1 and a target"
+        )
+    fisher = jax.tree.map(lambda x: np.asarray(x) / np.float32(examples), sums)
+    bad = [name for name, x in flatten(fisher).items() if not np.isfinite(x).all()]
+    if bad:
+        raise ValueError(
+            f"collect_fisher: {len(bad)} leaves are not finite, {', '.join(bad[:8])} "
+            "first; check the parameters, and the dtype that the model computes in"
+        )
+    return fisher, examples
+
+
+# Kept for the whole process: the next expert of the same model does not compile it.
+@functools.lru_cache(maxsize=32)
+def _program(
+    apply: Callable[..., Outputs],
+    kind: str,
+    estimator: str,
+    chunk: int,
+    labels: tuple[int, ...] | None,
+) -> Callable[..., tuple[Params, jax.Array]]:
+    """(sums, params, batch, key) -> (sums, examples), the first donated."""
+
+    def scores(params: Params, row: Batch, key: Key | None) -> jax.Array:
+        """[S]: the sum of the squares of their gradients is one example's Fisher."""
+        outputs = apply(params, row)
+        if estimator == "true":
+            logits = outputs["logits"][0].astype(jnp.float32)
+            logits = logits if labels is None else logits[np.asarray(labels)]
+            if kind == "multi_label":
+                return _label_scores(logits)
+            return _class_scores(logits)
+        if estimator == "sampled":
+            assert key is not None  # `_check`
+            own = jax.random.fold_in(key, row["index"][0])
+            fixed = lax.stop_gradient(outputs)
+            row = {**row, **_drawn(kind, fixed, row, own)}
+        parts = 1
+        if kind == "multi_label":
+            parts = outputs["logits"].shape[-1] if labels is None else len(labels)
+        return parts * loss_of(kind)(outputs, row)
+
+    def squares(params: Params, row: Batch, key: Key | None, start: Params) -> Params:
+        """`start` and one example's Fisher."""
+        values, pull = jax.vjp(lambda params: scores(params, row, key), params)
+
+        def add(i: jax.Array, total: Params) -> Params:
+            (gradient,) = pull((jnp.arange(len(values)) == i).astype(values.dtype))
+            return jax.tree.map(
+                lambda t, g: t + jnp.square(g.astype(jnp.float32)), total, gradient
+            )
+
+        return lax.fori_loop(0, len(values), add, start)
+
+    def add(
+        sums: Params, params: Params, batch: Batch, key: Key | None
+    ) -> tuple[Params, jax.Array]:
+        counts = row_weight(kind, batch) > 0
+        order = jnp.argsort(~counts, stable=True)  # those that count come first
+        real = jnp.sum(counts, dtype=jnp.int32)
+        whole = {name: x for name, x in batch.items() if not has_rows(name, x)}
+        rows = {n: jnp.asarray(x) for n, x in batch.items() if n not in whole}
+
+        def example(place: jax.Array, start: Params) -> Params:
+            row = {name: x[order[place]][None] for name, x in rows.items()}
+            return squares(params, whole | row, key, start)
+
+        def group(i: jax.Array, sums: Params) -> Params:
+            if chunk == 1:
+                return example(i, sums)
+            places = i * chunk + jnp.arange(chunk)
+            start = jax.tree.map(jnp.zeros_like, sums)
+            found = jax.vmap(example, (0, None))(jnp.minimum(places, real - 1), start)
+            return jax.tree.map(
+                lambda t, x: t + jnp.tensordot((places < real).astype(x.dtype), x, 1),
+                sums,
+                found,
+            )
+
+        # Rows that do not count cost nothing: the loop ends before them.
+        return lax.fori_loop(0, -(-real // chunk), group, sums), real
+
+    return jax.jit(add, donate_argnums=0)
+
+
+def _class_scores(z: jax.Array) -> jax.Array:
+    """s_j u_j, [C] -> [C - 1], the s_j held fixed."""
+    later = np.triu(np.ones((len(z), len(z)), bool), 1)[:-1]
+    tail = jax.nn.logsumexp(jnp.where(later, z, NEVER), axis=-1)
+    u = z[:-1] - tail
+    fixed, rest = lax.stop_gradient((u, tail))
+    reached = jnp.logaddexp(lax.stop_gradient(z[:-1]), rest)
+    log_square = (
+        reached
+        - jax.nn.logsumexp(lax.stop_gradient(z))
+        + jax.nn.log_sigmoid(fixed)
+        + jax.nn.log_sigmoid(-fixed)
+    )
+    return jnp.exp(log_square / 2) * u
+
+
+def _label_scores(z: jax.Array) -> jax.Array:
+    """sqrt(p_c (1 - p_c)) z_c, [C] -> [C], the roots held fixed."""
+    fixed = lax.stop_gradient(z)
+    log_square = jax.nn.log_sigmoid(fixed) + jax.nn.log_sigmoid(-fixed)
+    return jnp.exp(log_square / 2) * z
+
+
+def _drawn(kind: str, outputs: Outputs, row: Batch, key: Key) -> dict[str, jax.Array]:
+    """Targets of one row, drawn from what the model says of it."""
+    logits = outputs["logits"].astype(jnp.float32)
+    if kind == "multi_label":
+        # A label that is no real column has no part in the loss, whatever is drawn.
+        drawn = jax.random.bernoulli(key, jax.nn.sigmoid(logits))
+        return {"labels": drawn.astype(jnp.float32)}
+    if kind == "span":
+        logits = mask_context(logits, row)
+        first, last = jax.random.split(key)
+        return {
+            "start": jax.random.categorical(first, logits[..., 0]),
+            "end": jax.random.categorical(last, logits[..., 1]),
+        }
+    mask = row.get("choice_mask" if kind == "choice" else "label_mask")
+    if mask is not None:
+        logits = jnp.where(mask > 0, logits, NEVER)
+    if kind == "token":
+        # A key for every place: what is drawn does not depend on the padding.
+        places = jnp.arange(logits.shape[1])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
+        tags = jax.vmap(jax.random.categorical)(keys, logits[0])[None]
+        return {"tags": jnp.where(row["tags"] >= 0, tags, -1)}
+    return {"label": jax.random.categorical(key, logits)}
+
+
+def _real_labels(batch: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Columns that are classes of the task; None = all. No pass for the others."""
+    mask = batch.get("label_mask")
+    if mask is None:
+        return None
+    return tuple(int(c) for c in np.flatnonzero(np.asarray(mask) > 0))
+
+
+def _check(
+    kind: str, estimator: str, key: Key | None, chunk: int, batch: Batch
+) -> None:
+    loss_of(kind)
+    faults = []
+    if estimator not in ESTIMATORS:
+        faults.append(
+            f"estimator {estimator!r} is unknown; there are {', '.join(ESTIMATORS)}"
+        )
+    if estimator == "true" and kind not in (*_SOFTMAX, "multi_label"):
+        faults.append(
+            f"the exact expectation ('true') of kind {kind!r} is a sum over all joint "
+            "answers; use estimator='sampled' (with a key) or 'empirical'"
+        )
+    if estimator == "sampled" and key is None:
+        faults.append("estimator='sampled' draws labels; pass key=")
+    if estimator == "sampled" and "index" not in batch:
+        faults.append("'sampled' draws by row number; the batch has no 'index'")
+    if chunk < 1:
+        faults.append(f"chunk={chunk} must be at least 1")
+    if faults:
+        raise ValueError("collect_fisher: " + "; ".join(faults))
