@@ -15,6 +15,7 @@ METHOD = flags.DEFINE_string("method", None, "linear, ties, slerp, ...")
 BASE = flags.DEFINE_string("base", None, "Folder of the pretrained model.")
 MODELS = flags.DEFINE_list("models", [], "Folders to merge.")
 WEIGHTS = flags.DEFINE_list("weights", [], "One number a model, as given.")
+STATISTICS = flags.DEFINE_list("statistics", [], "One file a model, if it needs one.")
 SET = flags.DEFINE_multi_string("set", [], "NAME=VALUE, an option of the method.")
 OUT = flags.DEFINE_string("out", None, "Folder of the merged model.")
 DTYPE = flags.DEFINE_string("dtype", None, "Of the output: float32, bfloat16, ...")
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
     for flag in (METHOD, BASE, OUT, DTYPE):
         if flag.value:
             words.append(f"--{flag.name}={flag.value}")
-    for flag in (MODELS, WEIGHTS):
+    for flag in (MODELS, WEIGHTS, STATISTICS):
         if flag.value:
             words += [f"--{flag.name}", *flag.value]
     words += [f"--set={setting}" for setting in SET.value]

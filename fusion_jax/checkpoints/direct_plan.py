@@ -11,6 +11,7 @@ import numpy as np
 from fusion_jax.checkpoints.lazy import LazyCheckpoint, open_checkpoint
 from fusion_jax.checkpoints.leaves import COPY, numbers_and_words
 from fusion_jax.checkpoints.plan import MergePlan, Source, TensorPlan
+from fusion_jax.checkpoints.statistics_plan import check_given, with_statistics
 from fusion_jax.checkpoints.tensors import CheckpointError
 from fusion_jax.checkpoints.tied_heads import lend_heads
 from fusion_jax.merging import MERGES
@@ -36,6 +37,7 @@ def direct_plan(
     weights: Sequence[float] | None = None,
     options: Mapping[str, Any] | None = None,
     dtype: str | None = None,
+    statistics: Sequence[Path] | None = None,
 ) -> MergePlan:
     """A plan that treats every tensor alike.
 
@@ -46,14 +48,21 @@ def direct_plan(
       weights: [K]; by default 1/K for averages and 1 for task vectors.
       options: of the method, by the names of its function; 'normalize' for linear.
       dtype: of the output.
+      statistics: K files in the order of the models, for methods that read them;
+        tensors without any are averaged.
 
     Raises:
-      ValueError: an unknown method or option, a number of weights or models that does
-        not fit, a base that is missing, a sum of zero that would be divided by.
-      CheckpointError: models that cannot be merged; every mismatch is listed.
+      ValueError: an unknown method or option, a number of weights, models or files
+        that does not fit, a base that is missing, a sum of zero that would be divided
+        by.
+      CheckpointError: models that cannot be merged, statistics that are not theirs;
+        every mismatch is listed.
     """
     options = dict(options or {})
     record, name, weights, options, notes = _checked(method, models, weights, options)
+    check_given(method, record, weights, options, statistics)
+    if options.get("start") == "task_arithmetic" and base is None:
+        raise ValueError(f"{method}: start=task_arithmetic needs --base")
     if "base" in record.needs and base is None:
         raise ValueError(f"{method}: needs --base, the pretrained model's folder")
     if base is not None and "base" not in record.needs | record.accepts:
@@ -61,15 +70,15 @@ def direct_plan(
     labels = _labels(models)
     folders: dict[str, Path] = {} if base is None else {"base": Path(base)}
     folders |= dict(zip(labels, map(Path, models), strict=True))
-    opened = {label: open_checkpoint(folder) for label, folder in folders.items()}
-    opened, lent = lend_heads(opened)
+    given = {label: open_checkpoint(folder) for label, folder in folders.items()}
+    opened, lent = lend_heads(given)
     check_alike(opened)
     changes = {}
     if lent:
         changes["tie_word_embeddings"] = False
-        given = ", ".join(sorted({source.model for source in lent}))
+        tied = ", ".join(sorted({source.model for source in lent}))
         notes.append(
-            f"{given}: the head is the embedding, and other models have a head of "
+            f"{tied}: the head is the embedding, and other models have a head of "
             "their own; the output has one, no longer tied"
         )
     reads_base = base is not None and "base" in record.needs | record.accepts
@@ -94,9 +103,13 @@ def direct_plan(
             )
         )
     donor = "base" if base is not None else labels[0]
-    return MergePlan(
+    plan = MergePlan(
         folders, tuple(tensors), donor, None, dtype, changes, notes=tuple(notes)
     )
+    if statistics is None:
+        return plan
+    experts = {label: given[label] for label in labels}
+    return with_statistics(plan, name, experts, statistics)
 
 
 def flax_layout(method: str) -> dict[str, int]:
@@ -159,11 +172,6 @@ def _checked(
     if name not in MERGES:
         raise ValueError(f"--method: unknown method '{method}'{_near(method)}")
     record = MERGES[name]
-    if "statistics" in record.needs:
-        raise ValueError(
-            f"{method}: needs statistics of the training data, which this command "
-            "cannot read; call fusion_jax." + name + " with statistics="
-        )
     _refuse_functions(method, record.function)
     check_options(method, record, options)
     least, most = record.experts
@@ -198,7 +206,9 @@ def _checked(
     if bad:
         raise ValueError(f"--weights: {bad} are no finite numbers")
     normalize = options.get("normalize", method == LINEAR)
-    if "normalize" in inspect.signature(record.function).parameters:
+    # Of the weights; what Fisher merging calls so is of its statistics.
+    own = "statistics" in record.needs
+    if not own and "normalize" in inspect.signature(record.function).parameters:
         options.pop("normalize", None)
         if normalize:
             if abs(sum(weights)) <= 1e-12 * sum(map(abs, weights)):
@@ -218,7 +228,8 @@ def _checked(
     resolved = {
         option: _default(record.function, option)
         for option in inspect.signature(record.function).parameters
-        if option not in _NOT_OPTIONS | {"normalize", "input_axis"}
+        if option not in _NOT_OPTIONS | {"input_axis"}
+        and (own or option != "normalize")
     }
     if "layer_pattern" in resolved:  # whose default is of this library's own names
         resolved["layer_pattern"] = _LAYER

@@ -10,6 +10,7 @@ import numpy as np
 from fusion_jax.checkpoints.lazy import LazyCheckpoint
 from fusion_jax.checkpoints.pieces import Leaf
 from fusion_jax.checkpoints.plan import Source, TensorPlan
+from fusion_jax.checkpoints.statistics_file import LazyStatistics
 from fusion_jax.checkpoints.streaming import Streamer
 from fusion_jax.merging import MERGES
 
@@ -80,6 +81,7 @@ def read_leaf(
     *,
     dtype: np.dtype | None = None,
     align: Align | None = None,
+    statistics: Mapping[str, LazyStatistics] | None = None,
 ) -> Leaf:
     """The arrays of a tensor, as they lie in the files where nothing asks for more.
 
@@ -88,6 +90,7 @@ def read_leaf(
       models: by label.
       dtype: that sources are rounded to first.
       align: brings rows into the order of one vocabulary; for tensors that have one.
+      statistics: by label of the experts, for methods that read them.
     """
     sources = {*plan.sources, *([plan.base] if plan.base else [])}
     arrays: dict[Source, np.ndarray] = {
@@ -111,4 +114,18 @@ def read_leaf(
         base=arrays[plan.base] if plan.base else None,
         coefficients=np.asarray(plan.coefficients, np.float64),
         options=numbers,
+        statistics=_statistics(plan, statistics or {}),
     )
+
+
+def _statistics(plan: TensorPlan, given: Mapping[str, LazyStatistics]) -> Any:
+    """What the form of a method reads beside the experts; None where it reads none."""
+    if plan.method == COPY or "statistics" not in MERGES[plan.method].needs:
+        return None
+    files = [given[source.model] for source in plan.sources]
+    if plan.method == "fisher":
+        return tuple(file.fisher(plan.name) for file in files)
+    return {
+        "inputs": np.stack([file.gram(plan.name) for file in files]),
+        "outputs": np.stack([file.output(plan.name) for file in files]),
+    }

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from fusion_jax import atomic
 from fusion_jax.checkpoints.lazy import LazyCheckpoint, open_checkpoint
 from fusion_jax.checkpoints.leaves import Align
+from fusion_jax.checkpoints.merge_report import ReportLog
 from fusion_jax.checkpoints.output import Shards
 from fusion_jax.checkpoints.plan import MergePlan
 from fusion_jax.checkpoints.plan_pieces import pieces_of
@@ -35,12 +36,14 @@ class Merged:
       hashes: label -> {file: SHA-256} of the sources.
       norms: tensor -> L2 norm of the output.
       resumed: tensors that an earlier, interrupted run had done.
+      report: tensor -> how it came about; empty without statistics.
     """
 
     directory: Path
     hashes: Mapping[str, Mapping[str, str]]
     norms: Mapping[str, float]
     resumed: int
+    report: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def merge(
@@ -70,7 +73,8 @@ def merge(
       allow_nonfinite: merge sources with NaN or infinity all the same.
       overwrite: replace a folder that is there.
       finish: called with (folder, {'hashes': ..., 'norms': ...}) when the weights are
-        written, to add config, tokenizer and card; also 'dtypes', counts by name.
+        written, to add config, tokenizer and card; also 'dtypes', counts by name, and
+        'report', tensor -> how it came about, of a plan with statistics.
       align: rows of tensors with a vocabulary axis -> rows of one vocabulary.
       aligned_shapes: of the tensors that `align` is for.
       progress: called with (tensor, bytes written) after each tensor.
@@ -90,6 +94,7 @@ def merge(
     with atomic.explained(out):
         staging = Staging(out, mark)
     shards, check = None, None
+    report: Mapping[str, Mapping[str, Any]] = {}
     try:
         with atomic.explained(out):
             shards = Shards(staging.folder, slots, shard_bytes)
@@ -99,8 +104,9 @@ def merge(
                     "going on: %d of %d tensors are there", staging.resumed, len(slots)
                 )
             check = SourceCheck(models, finite=not allow_nonfinite)
+            log = ReportLog(staging.folder)
             for tensor, pieces in pieces_of(
-                plan, models, slots, seed, set(staging.norms), align, shapes
+                plan, models, slots, seed, set(staging.norms), align, shapes, log.add
             ):
                 staging.write(shards, tensor, pieces, progress)
                 check.raise_if_known()
@@ -109,12 +115,14 @@ def merge(
             if not allow_nonfinite:
                 _refuse_nonfinite(staging.norms)
             shards.finish()
+            report = log.entries(plan) if plan.statistics else {}
             if finish is not None:
                 dtypes = Counter(
                     str(s.dtype) for s in slots if s.dtype.kind not in "iub"
                 )
-                found = {"hashes": hashes, "norms": staging.norms}
+                found = {"hashes": hashes, "norms": staging.norms, "report": report}
                 finish(staging.folder, {**found, "dtypes": dict(dtypes)})
+            log.finish()
             staging.finish()
             staging.publish()
     except (ValueError, atomic.WriteFailed):
@@ -127,7 +135,7 @@ def merge(
         if check is not None:
             check.close()
         staging.close()
-    return Merged(out, hashes, staging.norms, staging.resumed)
+    return Merged(out, hashes, staging.norms, staging.resumed, report)
 
 
 def refuse_existing(out: Path, *, overwrite: bool) -> None:
@@ -174,6 +182,11 @@ def fingerprint(
             for file in model.files
         ]
         for label, model in models.items()
+    } | {
+        f"statistics of {label}": [
+            (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
+        ]
+        for label, file in plan.statistics.items()
     }
     said = repr((plan, files, seed, shard_bytes, __version__))
     return hashlib.sha256(said.encode()).hexdigest()

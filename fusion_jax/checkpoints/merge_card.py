@@ -10,12 +10,21 @@ import numpy as np
 
 from fusion_jax import atomic
 from fusion_jax.checkpoints.leaves import COPY
+from fusion_jax.checkpoints.merge_report import (
+    REPORT,
+    counts,
+    described,
+    methods_of,
+    write_report,
+)
 from fusion_jax.checkpoints.model_card import model_card
 from fusion_jax.checkpoints.plan import MergePlan
+from fusion_jax.checkpoints.statistics_file import read_statistics
 
 PROVENANCE = "merge.json"
 """Every tensor with its method, sources, coefficients, options and norm."""
 
+_ROWS = 400  # of the card's table of tensors by statistics
 _TOKENIZER = (
     "tokenizer*",
     "vocab*",
@@ -51,7 +60,9 @@ def write_companions(
     Args:
       plan: of the merge.
       folder: the output, with its weights.
-      found: 'hashes' (label -> {file: SHA-256}) and 'norms' (tensor -> L2 norm).
+      found: 'hashes' (label -> {file: SHA-256}) and 'norms' (tensor -> L2 norm); of a
+        plan with statistics 'report' (tensor -> how it came about), which is written
+        beside them.
       name: of the model.
       seed: of random masks; None where the method draws none.
       command: that made it.
@@ -68,6 +79,8 @@ def write_companions(
         (folder / "mergekit_config.yml").write_text(config_text)
     record = provenance(plan, found, seed=seed, command=command)
     atomic.write_json(folder / PROVENANCE, record)
+    if found.get("report"):
+        write_report(folder, plan, found["report"])
     (folder / "README.md").write_text(_card(plan, found, name, seed, command))
 
 
@@ -88,6 +101,7 @@ def provenance(
             label: {"name": folder.name, "sha256": dict(found["hashes"][label])}
             for label, folder in plan.models.items()
         },
+        **_statistics(plan),
         "tensors": {
             tensor.name: {
                 "method": tensor.method,
@@ -100,6 +114,24 @@ def provenance(
             for tensor in plan.tensors
         },
     }
+
+
+def _statistics(plan: MergePlan) -> dict[str, Any]:
+    """What went into a merge with statistics beside the models; else nothing."""
+    said: dict[str, Any] = {}
+    for label, file in plan.statistics.items():
+        manifest = read_statistics(file).manifest
+        said[label] = {
+            "name": file.name,
+            "kind": manifest.kind,
+            "data": manifest.data,
+            "split": manifest.split,
+            "examples": manifest.examples,
+            "max_length": manifest.max_length,
+            "estimator": manifest.estimator,
+            "options": _plain(manifest.options),
+        }
+    return {"statistics": said} if said else {}
 
 
 def _write_config(
@@ -129,7 +161,7 @@ def _card(
     seed: int | None,
     command: str,
 ) -> str:
-    methods = list(dict.fromkeys(t.method for t in plan.tensors if t.method != COPY))
+    methods = methods_of(plan)
     ways: dict[tuple[Any, ...], list[str]] = {}
     for tensor in plan.tensors:
         way = (
@@ -162,6 +194,8 @@ def _card(
             lines.append(f"| ... | | | | | all {len(plan.tensors)} in {PROVENANCE} |")
             break
     notes = ["## Tensors", "", *lines]
+    if found.get("report"):
+        notes += _how(plan, found["report"])
     if seed is not None:
         notes += ["", f"Random masks are of seed {seed}."]
     if plan.notes:
@@ -181,6 +215,22 @@ def _card(
         command=command,
         notes="\n".join(notes),
     )
+
+
+def _how(plan: MergePlan, report: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Which statistics were read, and how each tensor came about."""
+    lines = ["", "## Statistics", ""]
+    for label, said in _statistics(plan)["statistics"].items():
+        lines.append(
+            f"- {label}: {said['kind']} of {said['examples']} examples of "
+            f"{said['data']} ({said['split']})"
+        )
+    total = ", ".join(f"{n} {how}" for how, n in counts(report).items())
+    lines += ["", f"{total}.", "", "| tensor | how |", "| --- | --- |"]
+    rows = [f"| {name} | {described(entry)} |" for name, entry in report.items()]
+    if len(rows) > _ROWS:
+        rows = [*rows[:_ROWS], f"| ... | all {len(rows)} in {REPORT} |"]
+    return [*lines, *rows]
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class MergePlan:
         copies the donor's tokenizer.
       chat_template: 'auto', a name or a template; None leaves it.
       notes: lines for the person: warnings, effective choices.
+      statistics: label -> file, of methods that read statistics.
     """
 
     models: Mapping[str, Path]
@@ -68,3 +69,4 @@ class MergePlan:
     tokenizer: Mapping[str, Any] | None = None
     chat_template: str | None = None
     notes: tuple[str, ...] = ()
+    statistics: Mapping[str, Path] = field(default_factory=dict)

@@ -11,7 +11,9 @@ from fusion_jax.checkpoints.lazy import LazyCheckpoint
 from fusion_jax.checkpoints.leaves import COPY, Align, Streamers, read_leaf
 from fusion_jax.checkpoints.output import Slot
 from fusion_jax.checkpoints.plan import MergePlan, TensorPlan
+from fusion_jax.checkpoints.regressed import REGMEAN, Regressed
 from fusion_jax.checkpoints.slots import floating_dtype
+from fusion_jax.checkpoints.statistics_file import read_statistics
 from fusion_jax.merging import MERGES
 from fusion_jax.merging.form import Facts
 
@@ -24,6 +26,7 @@ def pieces_of(
     done: set[str],
     align: Align | None,
     shapes: Mapping[str, tuple[int, ...]],
+    report: Callable[[str, Mapping[str, Any]], None] = lambda name, entry: None,
 ) -> Iterator[tuple[str, Iterator[tuple[int, np.ndarray]]]]:
     """The tensors that are still to be written, each as pieces.
 
@@ -35,6 +38,7 @@ def pieces_of(
       done: names of tensors that are there already.
       align: rows of tensors with a vocabulary axis -> rows of one vocabulary.
       shapes: of the tensors that `align` is for.
+      report: called with a tensor that was regressed, and how.
 
     Yields:
       (tensor, its pieces: position of the first element and flat values).
@@ -42,11 +46,17 @@ def pieces_of(
     streamers = Streamers(seed=seed)
     model_type = str(models[plan.donor].config().get("model_type", ""))
     dtype = None if plan.dtype is None else floating_dtype(plan.dtype)
+    statistics = {x: read_statistics(file) for x, file in plan.statistics.items()}
+    regressed = Regressed(plan, models, statistics, slots, report)
     by_slot = dict(zip((t.name for t in plan.tensors), slots, strict=True))
 
     def leaf(tensor: TensorPlan) -> Any:
         return read_leaf(
-            tensor, models, dtype=dtype, align=align if tensor.name in shapes else None
+            tensor,
+            models,
+            dtype=dtype,
+            align=align if tensor.name in shapes else None,
+            statistics=statistics,
         )
 
     of_models: dict[int, list[TensorPlan]] = {}
@@ -58,6 +68,8 @@ def pieces_of(
         elif tensor.method == COPY:
             if tensor.name not in done:
                 yield tensor.name, _copied(leaf(tensor), by_slot[tensor.name].dtype)
+        elif tensor.method == REGMEAN:
+            yield from regressed.pieces(tensor, done)
         elif MERGES[tensor.method].form is None:
             whole.append(tensor)
         else:

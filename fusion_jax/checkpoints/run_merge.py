@@ -8,8 +8,10 @@ from fusion_jax.checkpoints.lazy import LazyCheckpoint, open_checkpoint
 from fusion_jax.checkpoints.leaves import COPY, numbers_and_words
 from fusion_jax.checkpoints.merge import SHARD_BYTES, Merged, merge
 from fusion_jax.checkpoints.merge_card import write_companions
+from fusion_jax.checkpoints.merge_report import planned_counts
 from fusion_jax.checkpoints.pieces import PIECE
 from fusion_jax.checkpoints.plan import MergePlan
+from fusion_jax.checkpoints.regressed import REGMEAN, regression_memory
 from fusion_jax.checkpoints.slots import slot_of
 from fusion_jax.merging import MERGES
 
@@ -20,7 +22,8 @@ class DryRun(NamedTuple):
     Attributes:
       text: for a person.
       record: for machines: 'tensors', 'methods', 'bytes_in', 'bytes_out',
-        'memory_bytes', 'sources', 'out_dtype', 'effective' (one entry for each way).
+        'memory_bytes', 'sources', 'out_dtype', 'effective' (one entry for each way);
+        with statistics also 'statistics', label -> file, and 'counts', how -> tensors.
     """
 
     text: str
@@ -129,6 +132,9 @@ def dry_run(plan: MergePlan) -> DryRun:
             for (method, sources, row, options), names in ways.items()
         ],
     }
+    if plan.statistics:
+        record["statistics"] = {x: str(file) for x, file in plan.statistics.items()}
+        record["counts"] = planned_counts(plan)
     lines = [
         f"{len(plan.tensors)} tensors, {_size(record['bytes_in'])} in, "
         f"{_size(bytes_out)} out, about {_size(record['memory_bytes'])} of memory "
@@ -161,16 +167,27 @@ def memory(plan: MergePlan, models: Mapping[str, LazyCheckpoint]) -> int:
         count = len(tensor.sources) + 1
         if tensor.method == COPY:
             continue
+        if tensor.method == REGMEAN:
+            # Not by the number of models: one expert is held at a time.
+            axis = tensor.options.get("input_axis")
+            if axis is not None:  # a bias comes with its kernel
+                most = max(most, regression_memory(info.shape, axis))
+            continue
         record = MERGES[tensor.method]
         if record.form is None:
             together += 3 * 4 * count * info.size
             continue
         _, words = numbers_and_words(tensor.method, tensor.options)
         form = record.form(**words)
+        if tensor.method == "mats":
+            square = (info.shape[0] + 1) ** 2 + (info.shape[1] + 1) ** 2
+            most = max(most, 3 * 8 * count * (square + info.size))
+            continue
         # Whole tensors where rows do not lie together, or values are changed first.
         turned = form.unit == "row" and form.input_axis != -1
         recast = plan.dtype is not None and str(info.dtype) != plan.dtype
         size = info.size if form.unit == "leaf" or turned else min(info.size, PIECE)
+        size *= 2 if plan.statistics else 1  # a piece of statistics for each of weights
         most = max(most, 8 * 4 * count * size + 4 * count * info.size * recast)
         if form.passes:
             selected[form.scope == "model"].append(int(0.03 * 4 * count * info.size))

@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "finetune": "fine-tune an encoder on one task",
     "evaluate": "score any model directory on a task folder",
     "predict": "print what a model says of texts",
+    "statistics": "sum up a model's layer inputs or Fisher on data, for a merge",
     "inspect": "compare models layer by layer before they are merged",
 }
 """Name -> one line. The module `fusion_jax.cli.NAME` has `add_arguments(parser)` and

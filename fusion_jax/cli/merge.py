@@ -26,6 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", type=float, nargs="+", help="one number a model, as given"
     )
     parser.add_argument(
+        "--statistics",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="one file a model, of fusion-jax statistics: for regmean, mats, fisher",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -116,6 +123,7 @@ def _merge(options: argparse.Namespace, *, orbax: bool = False) -> None:
                 weights=options.weights,
                 options=settings,
                 dtype=options.dtype,
+                statistics=options.statistics,
             )
         except CheckpointError:
             raise
@@ -147,10 +155,17 @@ def _merge(options: argparse.Namespace, *, orbax: bool = False) -> None:
             command=_command(options),
             progress=progress,
         )
+    from fusion_jax.checkpoints.merge_report import REPORT, counts
+
+    found = counts(merged.report)
     if options.json:
-        print(json.dumps({**described.record, "out": str(options.out)}))
+        record = {**described.record, "out": str(options.out)}
+        print(json.dumps(record | ({"counts": found} if found else {})))
         return
     print(described.text)
+    if found:
+        said = ", ".join(f"{n} {how}" for how, n in found.items())
+        print(f"tensors: {said}; each in {REPORT}")
     if merged.resumed:
         print(f"went on: {merged.resumed} tensors were there from an earlier run")
     print(f"model: {options.out}")
@@ -180,6 +195,7 @@ def _check_usage(options: argparse.Namespace) -> None:
             ("--base", options.base),
             ("--models", options.models),
             ("--weights", options.weights),
+            ("--statistics", options.statistics),
             ("--set", options.set),
         )
         if value
@@ -239,6 +255,8 @@ def _command(options: argparse.Namespace) -> str:
         words += ["--models", *[model.name for model in options.models]]
     if options.weights:
         words += ["--weights", *[f"{w:g}" for w in options.weights]]
+    if options.statistics:
+        words += ["--statistics", *[file.name for file in options.statistics]]
     for setting in options.set:
         words += ["--set", setting]
     if options.dtype:
