@@ -8,6 +8,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from fusion_jax.cli.failures import explained, warning_teller
 from fusion_jax.version import __version__
@@ -15,14 +16,15 @@ from fusion_jax.version import __version__
 COMMANDS: dict[str, str] = {
     "merge": "merge checkpoint folders of any architecture and size",
     "dfwe": "interpolate experts of several source tasks for a target task",
+    "dataless-fusion": "merge owners' models without their data, and test the result",
     "finetune": "fine-tune an encoder on one task",
     "evaluate": "score any model directory on a task folder",
     "predict": "print what a model says of texts",
     "statistics": "sum up a model's layer inputs or Fisher on data, for a merge",
     "inspect": "compare models layer by layer before they are merged",
 }
-"""Name -> one line. The module `fusion_jax.cli.NAME` has `add_arguments(parser)` and
-`run(options)`, and imports what is heavy inside `run`."""
+"""Name -> one line. The module `fusion_jax.cli.NAME` ('_' for '-') has
+`add_arguments(parser)` and `run(options)`, and imports what is heavy inside `run`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         options = _parser(arguments).parse_args(arguments)
-        command = importlib.import_module(f"fusion_jax.cli.{options.command}")
+        command = _module(options.command)
         with explained(), _output(options.quiet):
             command.run(options)
             sys.stdout.flush()  # a full disk or a closed pipe is told here, not later
@@ -73,8 +75,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
             "--quiet", action="store_true", help="print the result and nothing else"
         )
         if name == chosen:
-            importlib.import_module(f"fusion_jax.cli.{name}").add_arguments(sub)
+            _module(name).add_arguments(sub)
     return parser
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"fusion_jax.cli.{name.replace('-', '_')}")
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ def many_page(results: Mapping[str, Any]) -> str:
     return elements.page(
         f"{label} on {len(summary['targets'])} targets",
         many.header(summary),
-        many.sections(runs, summary),
+        many.sections(results, runs, summary),
         _footer(runs[0]),
     )
 

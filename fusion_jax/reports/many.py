@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from fusion_jax.reports import elements, plots, single
+from fusion_jax.reports import domains, elements, plots, single
 from fusion_jax.reports.elements import Row
 from fusion_jax.reports.methods import NOT_ONE_MODEL, describe
 from fusion_jax.reports.summary import many_headline
@@ -92,7 +92,7 @@ def gains(summary: Mapping[str, Any]) -> str:
     """The method against the baselines, target by target."""
     own, parts = summary["method"], []
     label = describe(own).label
-    for reference in ("pretrain_finetune_best", "mean_expert"):
+    for reference in ("pretrain_finetune_best", "mean_expert", "average"):
         if own not in summary["methods"] or reference not in summary["methods"]:
             continue
         ours = summary["methods"][own]["targets"]
@@ -145,10 +145,14 @@ def cost(runs: Sequence[Results]) -> str:
     return single.cost({"seconds": seconds})
 
 
-def sections(runs: Sequence[Results], summary: Mapping[str, Any]) -> Sequence[str]:
+def sections(
+    results: Results, runs: Sequence[Results], summary: Mapping[str, Any]
+) -> Sequence[str]:
     """All sections in reading order."""
     return (
         methods(summary),
+        domains.unseen_summary(results.get("summary_out_of_domain")),
+        domains.ranking(results),
         gains(summary),
         targets(runs),
         cost(runs),

@@ -45,11 +45,36 @@ METHODS: dict[str, Method] = {
 
 OTHERS: dict[str, Method] = {
     "finetune": Method("fine-tune", "trained on the target alone"),
+    "individual": Method(
+        "individual models", "each in its own domain; their mean in unseen ones"
+    ),
+    "average": Method("average", "the mean of all weights"),
+    "fisher": Method("Fisher", "each weight counts by its Fisher information"),
+    "regmean": Method("RegMean", "linear layers regressed on the owners' inputs"),
+    "regmean_plus_plus": Method(
+        "RegMean++", "the same on inputs from merged layers below"
+    ),
+    "mats": Method("MaTS", "linear layers matched by inputs and output gradients"),
+    "task_arithmetic": Method("task arithmetic", "task vectors added, scale by dev"),
+    "ties": Method("TIES", "trimmed task vectors whose signs agree, scale by dev"),
+    "wudi": Method("WUDI", "least interference of task vectors, no statistics"),
+    "multitask": Method(
+        "multi-task training", "upper reference: one model trained on all data"
+    ),
 }
 """Methods of the other systems."""
 
 # Averages of scores are no model, and the ensemble is many.
-NOT_ONE_MODEL = ("mean_expert", "pretrain_finetune_mean", "logit_ensemble")
+NOT_ONE_MODEL = (
+    "mean_expert",
+    "pretrain_finetune_mean",
+    "logit_ensemble",
+    "individual",
+)
+# What a run is about, where it is not called like its system.
+MAIN = {"dataless_fusion": "regmean"}
+# What a run's methods are held against: the first of these that it has.
+REFERENCES = ("mean_expert", "average")
 
 
 def describe(name: str) -> Method:
@@ -58,9 +83,16 @@ def describe(name: str) -> Method:
 
 
 def main_method(results: Mapping[str, Any]) -> str:
-    """The method the run is about: named like its system, else 'dfwe'."""
+    """The method the run is about: named like its system or in `MAIN`, else 'dfwe'."""
     system = str(results.get("system", "dfwe")).lower()
-    return system if system in results.get("methods", {}) else "dfwe"
+    method = MAIN.get(system, system)
+    return method if method in results.get("methods", {}) else "dfwe"
+
+
+def reference_method(results: Mapping[str, Any]) -> str:
+    """The method that the others are held against, of `REFERENCES`."""
+    names = results.get("methods", {})
+    return next((name for name in REFERENCES if name in names), REFERENCES[0])
 
 
 def reported_split(results: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fusion_jax.reports import course, elements
+from fusion_jax.reports import course, domains, elements
 from fusion_jax.reports.elements import Cell, Row
 from fusion_jax.reports.methods import (
     NOT_ONE_MODEL,
@@ -16,6 +16,7 @@ from fusion_jax.reports.methods import (
     experts_of,
     interval_of,
     main_method,
+    reference_method,
     reported_split,
     score_of,
 )
@@ -81,7 +82,8 @@ def standing(results: Results) -> str:
 def methods(results: Results, level: int = 2) -> str:
     """Methods by dev and test with intervals, numbers and drawing in one table."""
     split, own = reported_split(results), main_method(results)
-    reference = score_of(results, "mean_expert", split)
+    held = reference_method(results)
+    reference = score_of(results, held, split)
     names = ordered_methods(results)
     known = [score_of(results, name, split) for name in names]
     bounds = [interval_of(results, name) for name in names]
@@ -92,10 +94,10 @@ def methods(results: Results, level: int = 2) -> str:
     ends = (min(values), max(values))
     rows = []
     for name, score, pair in zip(names, known, bounds, strict=True):
-        label, what = describe(name)
+        shown, what = describe(name)
         rows.append(
             Row(
-                f"{escape(label)}<small>{escape(what)}</small>",
+                f"{escape(shown)}<small>{escape(what)}</small>",
                 [
                     elements.score_cell(score_of(results, name, "dev")),
                     elements.score_cell(score_of(results, name, "test")),
@@ -107,12 +109,13 @@ def methods(results: Results, level: int = 2) -> str:
             )
         )
     scale = f"{split}, {number(ends[0])} to {number(ends[1])}"
-    columns = ["method", "dev", "test", "95 % interval", scale, "vs mean expert"]
+    label = describe(held).label
+    columns = ["method", "dev", "test", "95 % interval", scale, f"vs {label}"]
     return elements.section(
         "Methods",
         elements.table(columns, rows),
         note="Scores are in [0, 1], higher is better. Intervals are 95 % bootstrap "
-        f"over test items; the dashed line is the mean expert. {ABSENT} means not run. "
+        f"over test items; the dashed line is the {label}. {ABSENT} means not run. "
         "Everything was chosen on dev.",
         level=level,
     )
@@ -208,7 +211,9 @@ def sections(results: Results, history: History) -> Sequence[str]:
     """All sections in reading order."""
     return (
         methods(results),
+        domains.unseen(results),
         sources(results),
+        domains.choices(results),
         course.search(results, history),
         course.plane(results, history),
         cost(results),

@@ -14,6 +14,9 @@ from fusion_jax.reports.methods import (
 
 Results = Mapping[str, Any]
 
+MANY_REFERENCES = ("pretrain_finetune_best", "mean_expert", "best_expert", "average")
+"""What a method is held against over many runs: the first that was run on all."""
+
 
 def headline(results: Results) -> str:
     """The answer of one run in one sentence.
@@ -27,7 +30,7 @@ def headline(results: Results) -> str:
     bounds = interval_of(results, method) if split == "test" else None
     spread = f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else ""
     where = "on test" if split == "test" else "on dev (there is no test split)"
-    for reference in ("mean_expert", "best_expert", "direct_finetune"):
+    for reference in ("mean_expert", "best_expert", "direct_finetune", "average"):
         other = score_of(results, reference, split)
         if other is not None:
             against = compare(score, other, f"the {describe(reference).label}")
@@ -44,7 +47,7 @@ def many_headline(summary: Mapping[str, Any]) -> str:
         return f"{label} was not run on all of the {len(targets)} targets."
     counted = f"{len(targets)} target{'s' if len(targets) != 1 else ''}"
     text = f"{label} scores {row['mean']:.3f} on average over {counted} ({split})"
-    for reference in ("pretrain_finetune_best", "mean_expert", "best_expert"):
+    for reference in MANY_REFERENCES:
         other = summary["methods"].get(reference, {})
         if other.get("mean") is not None:
             against = compare(row["mean"], other["mean"], describe(reference).label)

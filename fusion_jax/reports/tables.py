@@ -7,6 +7,7 @@ from fusion_jax.reports.methods import (
     describe,
     interval_of,
     main_method,
+    reference_method,
     reported_split,
     score_of,
 )
@@ -73,7 +74,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
 def methods_table(results: Mapping[str, Any]) -> Table:
     """Methods by dev, test, interval and gain over the mean expert, of one run."""
     split = reported_split(results)
-    reference = score_of(results, "mean_expert", split)
+    held = reference_method(results)
+    reference = score_of(results, held, split)
     rows, absent = [], False
     for name in ordered_methods(results):
         score = score_of(results, name, split)
@@ -90,7 +92,7 @@ def methods_table(results: Mapping[str, Any]) -> Table:
             )
         )
     return Table(
-        ("method", "dev", "test", "95 % interval", "vs mean expert"),
+        ("method", "dev", "test", "95 % interval", f"vs {describe(held).label}"),
         tuple(rows),
         f"{ABSENT} not run" if absent else "",
     )

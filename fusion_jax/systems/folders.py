@@ -8,12 +8,23 @@ import os
 from pathlib import Path
 
 from fusion_jax.config import Config
-from fusion_jax.systems.defaults import dfwe_config, finetune_config
+from fusion_jax.systems.defaults import (
+    dataless_config,
+    dfwe_config,
+    finetune_config,
+)
 
 
 def dfwe_on_folders(data: str | os.PathLike[str]) -> Config:
     """DFWE's config for a folder of task folders; an incomplete train counts."""
     config: Config = dfwe_config()
+    config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
+    return config
+
+
+def dataless_on_folders(data: str | os.PathLike[str]) -> Config:
+    """Dataless fusion's config for a folder of task folders, one owner each."""
+    config: Config = dataless_config()
     config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
     return config
 

@@ -15,7 +15,12 @@ from fusion_jax.systems.problem import Problem, starting_params
 from fusion_jax.systems.workdir import cached_params, content_hash
 from fusion_jax.training.config import FitConfig
 from fusion_jax.training.fit import fit
-from fusion_jax.training.multitask import MixedBatches, join_heads, multitask_model
+from fusion_jax.training.multitask import (
+    MixedBatches,
+    join_heads,
+    multitask_model,
+    part_heads,
+)
 from fusion_jax.types import Params
 
 MULTITASK = "multitask"
@@ -42,7 +47,38 @@ def finetune_multitask(
       target_config: of the fine-tuning after it, the same as the experts'.
       folder: where finished models are kept.
     """
-    # One order of the tasks, whichever of them is the target.
+    joint, identity = train_together(problems, encoder, config, folder)
+    tuned = finetune_experts(
+        target,
+        encoder,
+        start,
+        {MULTITASK: {"encoder": joint["encoder"]}},
+        target_config,
+        folder,
+        lineage={MULTITASK: identity},
+    )
+    return tuned[MULTITASK]
+
+
+def train_together(
+    problems: Mapping[str, Problem],
+    encoder: Checkpoint,
+    config: FitConfig,
+    folder: Path,
+) -> tuple[Params, str]:
+    """One encoder for all tasks, with a head for each.
+
+    Args:
+      problems: task name -> problem.
+      encoder: theta_0.
+      config: how to train.
+      folder: where finished models are kept.
+
+    Returns:
+      ({'encoder': ..., 'heads': {task: head}}, hash of what it was made from). A head
+      is as wide as the widest of its kind; columns past the task's own mean nothing.
+    """
+    # One order of the tasks, whoever asks.
     problems = dict(sorted(problems.items()))
     kinds = {name: problem.kind for name, problem in problems.items()}
     # Heads of one kind are padded to its largest label count, as their batches are.
@@ -80,7 +116,7 @@ def finetune_multitask(
             for name, problem in wide.items()
         }
         batches = MixedBatches(members, kinds, seed=config.seed)
-        result = fit(
+        trained = fit(
             multitask_model(models),
             params,
             batches,
@@ -88,22 +124,14 @@ def finetune_multitask(
             config,
             kind="mixed",
             metrics=("accuracy",),
-            workdir=folder / "fits" / f"multitask-{identity}",
+            workdir=folder / "fits" / f"{MULTITASK}-{identity}",
             name=MULTITASK,
-        )
-        return {"encoder": result.params["encoder"]}
+        ).params
+        heads = part_heads(trained["head"], kinds)
+        return {"encoder": trained["encoder"], "heads": heads}
 
-    joint, _ = cached_params(folder / f"multitask-{identity}.safetensors", train)
-    tuned = finetune_experts(
-        target,
-        encoder,
-        start,
-        {MULTITASK: joint},
-        target_config,
-        folder,
-        lineage={MULTITASK: identity},
-    )
-    return tuned[MULTITASK]
+    file = folder / f"{MULTITASK}-{identity}-heads.safetensors"
+    return cached_params(file, train)[0], identity
 
 
 def _widened(problem: Problem, encoder: Checkpoint, width: int, dtype: str) -> Problem:

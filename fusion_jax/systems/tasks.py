@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from fusion_jax.data import Task, few_shot, load_task, split_off_dev
 from fusion_jax.data.feta_friends import load_feta_friends
@@ -20,7 +21,11 @@ def _synthetic(options: Mapping[str, Any], names: tuple[str, ...], seed: int):
 
 
 def _folders(options: Mapping[str, Any], names: tuple[str, ...], seed: int):
-    """Task folders below `path`, all of them where no names are given."""
+    """Task folders below `path`, all of them where no names are given.
+
+    `tasks` may hold for each name what `load_task` is told over the folder's own
+    task.json: labels, columns, where, label_map, ...
+    """
     root = Path(options["path"])
     if not root.is_dir():
         raise FileNotFoundError(
@@ -34,7 +39,10 @@ def _folders(options: Mapping[str, Any], names: tuple[str, ...], seed: int):
     )
     return {
         name: load_task(
-            root / name, seed=seed, use_partial=options.get("use_partial", False)
+            root / name,
+            seed=seed,
+            use_partial=options.get("use_partial", False),
+            overrides=options.get("tasks", {}).get(name, {}),
         )
         for name in names
     }
@@ -89,7 +97,8 @@ def read_tasks(
       ValueError: an unknown reader or task.
       FileNotFoundError, TaskError: as the reader says.
     """
-    options = {k: v for k, v in dict(data).items() if v not in ("", None)}
+    given = data.to_dict() if isinstance(data, ConfigDict) else dict(data)
+    options = {k: v for k, v in given.items() if v not in ("", None)}
     reader = options.pop("reader")
     if reader not in READERS:
         raise ValueError(

@@ -71,6 +71,20 @@ def join_heads(params: Mapping[str, Params], kinds: Mapping[str, str]) -> Params
     return {"encoder": trees.unflatten(encoder), "head": heads}
 
 
+def part_heads(heads: Params, kinds: Mapping[str, str]) -> dict[str, Params]:
+    """The heads of `join_heads`, by task: the inverse of its stacking.
+
+    Args:
+      heads: {kind: tree of [n, ...]}.
+      kinds: task -> kind, in the order given to `join_heads`.
+    """
+    places = _place_in_kind(list(kinds.values()))
+    return {
+        task: jax.tree.map(lambda x, p=place: x[p], heads[kind])
+        for (task, kind), place in zip(kinds.items(), places, strict=True)
+    }
+
+
 class MixedBatches:
     """Batches of several tasks in one shuffled order, a pure function of the step.
 

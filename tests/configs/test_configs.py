@@ -8,7 +8,11 @@ from ml_collections import ConfigDict
 
 from fusion_jax.cli.configure import read_config
 from fusion_jax.cli.failures import WrongUsage
-from fusion_jax.systems.folders import dfwe_on_folders, finetune_on_folder
+from fusion_jax.systems.folders import (
+    dataless_on_folders,
+    dfwe_on_folders,
+    finetune_on_folder,
+)
 from fusion_jax.training.config import FitConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +34,8 @@ def fits(config):
 
 def test_there_are_configs():
     assert {
+        "dataless_fusion/quickstart",
+        "dataless_fusion/local",
         "dfwe/quickstart",
         "dfwe/local",
         "finetune/quickstart",
@@ -90,7 +96,11 @@ def plain(config):
 
 @pytest.mark.parametrize("path", LOCAL, ids=name)
 def test_a_command_on_a_folder_runs_what_the_local_config_runs(path, tmp_path):
-    made = {"dfwe": dfwe_on_folders, "finetune": finetune_on_folder}
+    made = {
+        "dataless_fusion": dataless_on_folders,
+        "dfwe": dfwe_on_folders,
+        "finetune": finetune_on_folder,
+    }
     config = made[path.parent.name](tmp_path / "task")
     assert plain(config) == plain(read_config(f"{path}:data={tmp_path / 'task'}"))
 

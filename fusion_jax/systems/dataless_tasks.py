@@ -1,0 +1,91 @@
+"""The tasks of a dataless fusion: those of the owners, and unseen ones."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from fusion_jax.config import Config
+from fusion_jax.data import Task, TaskError, few_shot
+from fusion_jax.data.halves import non_iid_halves
+from fusion_jax.systems.tasks import cut, read_tasks
+
+
+def owners_tasks(config: Config, seed: int) -> list[Task]:
+    """A task for every owner, in the order of the config.
+
+    Args:
+      config: of the system: `tasks`, `shots`, `halves`, sizes.
+      seed: of every draw.
+
+    Raises:
+      ValueError: tasks that cannot share a head where the config says that they do.
+      TaskError: as the reader says.
+    """
+    # A hub or folder may hold more; every one of them is an owner then.
+    unseen = set(config.out_of_domain)
+    named = tuple(config.tasks)
+    tasks = [
+        task
+        for name, task in read_tasks(config.data, named, seed).items()
+        if named or name not in unseen
+    ]
+    halves = config.halves
+    made = []
+    for task in tasks:
+        task = _sized(task, config, seed)
+        if halves.rows:
+            made += non_iid_halves(task, halves.rows, halves.share, seed)
+        else:
+            made.append(task)
+    if config.labels == "shared" and not halves.rows:
+        check_shared(made)
+    return made
+
+
+def unseen_tasks(config: Config, seed: int) -> list[Task]:
+    """Tasks without an owner; of rows outside train, test alone is looked at."""
+    if not config.out_of_domain:
+        return []
+    tasks = read_tasks(config.data, tuple(config.out_of_domain), seed)
+    return [_sized(task, config, seed) for task in tasks.values()]
+
+
+def check_shared(tasks: list[Task]) -> None:
+    """Raises ValueError unless tasks have one kind, one label list and one metric."""
+    first = tasks[0]
+    wrong = [
+        f"{task.name}: {what} {mine}, {first.name} has {theirs}"
+        for task in tasks[1:]
+        for what, mine, theirs in (
+            ("kind", task.kind, first.kind),
+            ("labels", ", ".join(task.labels), ", ".join(first.labels)),
+            ("metrics", task.metrics, first.metrics),
+        )
+        if mine != theirs
+    ]
+    if wrong:
+        raise ValueError(
+            "labels: 'shared' needs tasks with one label space:\n  "
+            + "\n  ".join(wrong)
+            + "\nMap the labels with data.tasks, or set labels to 'private'."
+        )
+
+
+def _sized(task: Task, config: Config, seed: int) -> Task:
+    """At most so many rows of each split, drawn with the seed."""
+    task = cut(task, shots=0, max_test_rows=config.max_test_rows, seed=seed)
+    dev = task.splits.get("dev", ())
+    if config.max_dev_rows and len(dev) > config.max_dev_rows:
+        generator = np.random.Generator(np.random.PCG64(seed))
+        rows = np.sort(generator.choice(len(dev), config.max_dev_rows, replace=False))
+        splits = {**task.splits, "dev": tuple(dev[i] for i in rows)}
+        task = replace(task, splits=splits)
+    rows = len(task.rows("train"))
+    if config.shots and not config.halves.rows and config.shots < rows:
+        # Few shots draws dev too; here dev has its own size.
+        fewer = few_shot(task, config.shots, seed)
+        splits = {**task.splits, "train": fewer.splits["train"]}
+        task = replace(task, splits=splits)
+    if "dev" not in task.splits:
+        raise TaskError(f"task {task.name!r} has no dev split to choose on")
+    return task
