@@ -8,6 +8,8 @@ import numpy as np
 Array = Any
 """What numpy can read: its arrays, those of jax, memory mapped files."""
 
+_PART = 2**20  # elements that are averaged at a time
+
 Readable = Array | Callable[[], Array]
 """An array, or a function that reads it when it is asked for."""
 
@@ -55,3 +57,19 @@ def weighted_mean(items: Sequence[Readable], weights: np.ndarray) -> np.ndarray:
             )
         mean += weight * (item.astype(np.float64) - anchor)
     return mean
+
+
+def rounded_mean(arrays: Sequence[Array], weights: np.ndarray) -> np.ndarray:
+    """`weighted_mean` in the dtype of the first array, a part of it at a time.
+
+    For embeddings, which in float64 would be the largest thing in memory.
+    """
+    views = [np.asarray(x) for x in arrays]
+    out = np.empty(views[0].shape, views[0].dtype)
+    if out.ndim == 0 or any(view.shape != out.shape for view in views):
+        return weighted_mean(views, weights).astype(out.dtype)
+    step = max(1, _PART * len(out) // max(out.size, 1))
+    for start in range(0, len(out), step):
+        rows = slice(start, start + step)
+        out[rows] = weighted_mean([view[rows] for view in views], weights)
+    return out

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusion_jax import trees
-from fusion_jax.merging.host_means import shares, weighted_mean
+from fusion_jax.merging.host_means import rounded_mean, shares, weighted_mean
 from fusion_jax.merging.layer_inputs import InputMoments
 from fusion_jax.merging.regression import LayerSums
 from fusion_jax.types import Batch, Coefficients, Params, Stage
@@ -296,8 +296,7 @@ def _merge_rest(
             merged[name] = np.asarray(given[name]).astype(first.dtype)
             report[name] = {"how": "merge_rest"}
         elif jnp.issubdtype(first.dtype, jnp.floating):
-            mean = weighted_mean([own[name] for own in flat], weights)
-            merged[name] = mean.astype(first.dtype)
+            merged[name] = rounded_mean([own[name] for own in flat], weights)
             report[name] = {"how": "averaged"}
         else:
             merged[name] = np.asarray(first)

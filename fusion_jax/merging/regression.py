@@ -17,7 +17,7 @@ from fusion_jax.merging.semidefinite import solve
 CHOLESKY = "cholesky"
 CONJUGATE_GRADIENT = "conjugate gradient"
 
-_ROWS = 256  # of a Gram that are brought to float64 at a time
+_ROWS = 1024  # of a Gram that are brought to float64 at a time
 
 
 class Solved(NamedTuple):
