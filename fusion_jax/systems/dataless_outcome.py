@@ -126,12 +126,8 @@ def ranking(
     )
     found = {}
     for one, other in pairs:
-        gains = [
-            run["methods"][one][domain]["score"]
-            - run["methods"][other][domain]["score"]
-            for run in runs
-            if run["methods"][one][domain] and run["methods"][other][domain]
-        ]
+        both = [(_score(run, one, domain), _score(run, other, domain)) for run in runs]
+        gains = [a - b for a, b in both if a is not None and b is not None]
         if gains:
             found[f"{one} > {other}"] = {
                 "wins": int(np.sum(np.array(gains) > 0)),
@@ -139,6 +135,11 @@ def ranking(
                 "mean_difference": float(np.mean(gains)),
             }
     return found
+
+
+def _score(run: Mapping[str, Any], method: str, domain: str) -> float | None:
+    found = (run["methods"].get(method) or {}).get(domain)
+    return found["score"] if found else None
 
 
 def _has_unseen(run: Mapping[str, Any]) -> bool:

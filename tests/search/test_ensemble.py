@@ -7,7 +7,7 @@ import pytest
 
 from fusion_jax import trees
 from fusion_jax.evaluation.readout import readout
-from fusion_jax.search.ensemble import logit_ensemble
+from fusion_jax.search.ensemble import label_ensemble, logit_ensemble
 from fusion_jax.search.points import make_points
 
 READ = functools.partial(readout, "single_label")
@@ -44,3 +44,18 @@ def test_an_ensemble_of_one_is_the_model_and_shared_leaves_are_read(
         alone = make_points({"alone": params}, shared=shared)
         found = logit_ensemble(linear_model, READ, alone, linear_batches)
         np.testing.assert_allclose(found["logits"], expected[1], atol=1e-5)
+
+
+def test_a_label_is_averaged_over_those_that_know_it(
+    linear_model, linear_points, linear_batches, expected
+):
+    owners = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0]], bool)[:, : expected.shape[2]]
+    # Of the last label nobody has a row: it is the mean over all.
+    share = np.where(owners.any(axis=0), owners, True)
+    wanted = (expected * share[:, None]).sum(0) / share.sum(0)[None]
+    for batch in linear_batches:
+        found = label_ensemble(linear_model, (linear_points.stack, owners), batch)
+        rows = np.asarray(batch["index"])
+        real = rows >= 0
+        logits = np.asarray(found["logits"])[real]
+        np.testing.assert_allclose(logits, wanted[rows[real]], atol=1e-5)

@@ -1,6 +1,7 @@
 """Dataless fusion as a whole, on a tiny encoder and hand-written task folders."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -69,11 +70,7 @@ def test_options_are_chosen_by_dev_among_all_that_were_tried(finished):
         best = max(one["dev"] for one in entry["tried"])
         assert finished.results["methods"][name]["dev"] == pytest.approx(best)
     alphas = [one["alpha"] for one in finished.results["chosen"]["regmean"]["tried"]]
-    assert alphas == list(make_config_alphas())
-
-
-def make_config_alphas():
-    return dataless_config().alphas
+    assert alphas == list(dataless_config().alphas)
 
 
 def test_regmean_regresses_every_linear_layer_and_averages_the_rest(finished):
@@ -120,11 +117,11 @@ def test_a_label_that_one_owner_lacks_is_merged_without_that_owner(finished, pla
     np.testing.assert_allclose(bias[1], np.mean([x[1] for x in own]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(MERGED.keys() - {"ties"}))
+@pytest.mark.parametrize("name", sorted(MERGED.keys() - {"ties", "wudi"}))
 def test_equal_owners_give_their_own_model(name, finished, place):
-    """Task vectors are halved, so that two equal ones give one; WUDI adds them whole.
+    """Task vectors are halved, so that two equal ones give one.
 
-    TIES is left out: it trims task vectors, equal or not.
+    TIES trims task vectors, equal or not, and WUDI adds them whole.
     """
     config = make_config(place, scales=(0.5,), ties_scales=(1.0,), mats_scale=0.5)
     setting = dataless_fusion.prepare(
@@ -136,14 +133,9 @@ def test_equal_owners_give_their_own_model(name, finished, place):
     fusion = Fusion([one, two], setting.encoder.params, True, config)
     variants = list(MERGED[name](fusion))
     own = trees.flatten({"encoder": one.params["encoder"]})
-    scaled = {"wudi": 2.0}.get(name, 1.0)  # whole task vectors are added
-    base = fusion.base_leaves
     for variant in variants:
         for leaf, x in trees.flatten(variant.encoder).items():
-            wanted = base[leaf] + scaled * (np.asarray(own[leaf]) - base[leaf])
-            if name == "wudi" and not leaf.endswith("kernel"):
-                continue  # leaves that are no matrices are means of task vectors
-            np.testing.assert_allclose(x, wanted, rtol=2e-3, atol=2e-4, err_msg=leaf)
+            np.testing.assert_allclose(x, own[leaf], rtol=1e-5, atol=1e-5, err_msg=leaf)
 
 
 def test_a_second_run_trains_nothing_and_says_the_same(finished, place):
@@ -185,9 +177,10 @@ def test_tasks_of_other_labels_keep_their_own_heads(place, tmp_path):
     write_task(tmp_path / "tasks" / "film")
     three = ("bad", "fine", "good")
     rows = [{"text": f"a film {w}", "label": w} for w in three] * 4
-    write_task(
-        tmp_path / "tasks" / "stars", labels=three, train=rows, dev=rows, test=rows
+    folder = write_task(
+        tmp_path / "tasks" / "stars", labels=three, train=rows, dev=rows, test=False
     )
+    shutil.copyfile(folder / "dev.jsonl", folder / "test.jsonl")
     config = make_config(
         place, tasks=("film", "stars"), labels="private", methods=METHODS
     )
