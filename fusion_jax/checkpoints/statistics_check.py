@@ -1,5 +1,6 @@
 """Files of statistics against the models that they are said to be of."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -154,7 +155,8 @@ def _value_faults(statistics: LazyStatistics) -> list[str]:
     found = []
     fisher = statistics.manifest.kind == "fisher"
     for name in statistics.arrays.tensors:
-        flat = statistics.arrays.read(name).reshape(-1)
+        array = statistics.arrays.read(name)
+        flat = array.reshape(-1)
         if flat.dtype.kind != "f":
             found.append(f"{statistics.file}: {name} is {flat.dtype}, not float32")
             continue
@@ -168,12 +170,25 @@ def _value_faults(statistics: LazyStatistics) -> list[str]:
                 f"{statistics.file}: {name} holds NaN or infinity ({bad} of "
                 f"{len(flat)})"
             )
+        if not fisher and array.ndim == 1 and (_diagonal(flat) < 0).any():
+            found.append(
+                f"{statistics.file}: {name} has a negative diagonal, which no Gram has"
+            )
         if negative:
             found.append(
                 f"{statistics.file}: {name} is negative ({negative} of "
                 f"{len(flat)}), which no Fisher is"
             )
     return found
+
+
+def _diagonal(flat: np.ndarray) -> np.ndarray:
+    """Of a packed upper triangle, row by row; empty where it is none."""
+    size = (math.isqrt(8 * len(flat) + 1) - 1) // 2
+    if size * (size + 1) // 2 != len(flat):
+        return flat[:0]
+    rows = np.arange(size)
+    return flat[rows * size - rows * (rows - 1) // 2]
 
 
 def _layer_faults(method: str, found: Mapping[str, LazyStatistics]) -> list[str]:

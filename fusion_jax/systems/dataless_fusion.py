@@ -23,12 +23,18 @@ from fusion_jax import atomic, trees
 from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.checkpoints.model_card import model_card
 from fusion_jax.config import Config
+from fusion_jax.data import Task
 from fusion_jax.data.tokenise import load_tokenizer
 from fusion_jax.evaluation.scoring import Scores
 from fusion_jax.processes import agreed, write_once
 from fusion_jax.reports.html import write_report
 from fusion_jax.search.ensemble import label_ensemble
-from fusion_jax.systems.dataless_groups import Group, groups_of
+from fusion_jax.systems.dataless_check import (
+    check_options,
+    check_tasks,
+    planned_groups,
+)
+from fusion_jax.systems.dataless_groups import Group
 from fusion_jax.systems.dataless_members import Member, owners_of, rows_of
 from fusion_jax.systems.dataless_methods import MERGED, Fusion, Variant
 from fusion_jax.systems.dataless_outcome import (
@@ -43,12 +49,15 @@ from fusion_jax.systems.dataless_tasks import owners_tasks, unseen_tasks
 from fusion_jax.systems.dataless_training import joint_model, train_members
 from fusion_jax.systems.judge import Judge
 from fusion_jax.systems.outcome import SCHEMA_VERSION, versions
-from fusion_jax.systems.problem import make_problem
+from fusion_jax.systems.problem import Problem, make_problem
 from fusion_jax.systems.result import Result, timed
 from fusion_jax.systems.workdir import open_workdir
-from fusion_jax.types import Params
+from fusion_jax.types import Model, Params
 
 logger = logging.getLogger(__name__)
+
+ANSWER = "regmean"
+"""The method whose merge is saved as model/."""
 
 # Model of a member's task, or of an unseen one (no member) -> its scores on a split.
 Models = Callable[[Member | None], Sequence[Params]]
@@ -101,14 +110,14 @@ def run(
       ValueError, FileNotFoundError, TaskError: options, files and rows that do not
         fit, each named.
     """
-    check(config)
+    check_options(config)
     plain = json.loads(config.to_json())
     folder = open_workdir(workdir, plain, overwrite=overwrite)
     encoder = hf.load(config.encoder)
     finished = []
     for seed in range(config.seed, config.seed + config.seeds):
         setting = prepare(config, seed, encoder, folder / "experts")
-        groups = groups_of_setting(setting)
+        groups = planned_groups(config, tuple(setting.members))
         single = len(groups) * config.seeds == 1
         for group in groups:
             place = folder if single else folder / group.name / f"seed_{seed}"
@@ -125,67 +134,31 @@ def run(
     return Result(total, folder, None)
 
 
-def check(config: Config) -> None:
-    """Raises ValueError with every option that makes no sense."""
-    wrong = []
-    if config.seeds < 1:
-        wrong.append(f"seeds: {config.seeds} asked for; at least one run is needed")
-    for name, choices in (
-        ("labels", ("shared", "private")),
-        ("head_init", ("same", "different")),
-    ):
-        if config[name] not in choices:
-            wrong.append(f"{name}: '{config[name]}' is not one of {', '.join(choices)}")
-    unknown = [name for name in config.methods if name not in METHODS]
-    if unknown:
-        wrong.append(f"methods: {', '.join(unknown)}; there are {', '.join(METHODS)}")
-    for name in ("alphas", "cascade_alphas", "mats_alphas"):
-        bad = [alpha for alpha in config[name] if not 0 <= alpha <= 1]
-        if bad or not config[name]:
-            wrong.append(f"{name}: {bad or 'none'}; give numbers from 0 to 1")
-    if wrong:
-        raise ValueError("\n".join(wrong))
-
-
 def prepare(config: Config, seed: int, encoder: hf.Checkpoint, folder: Path) -> Setting:
     """Reads the tasks and trains the owners' models of one seed, or finds them."""
     setting = Setting(config, seed, encoder, folder)
     tokenizer = load_tokenizer(encoder.path)
 
-    def problem_of(task: Any) -> Any:
+    def problem_of(task: Task) -> Problem:
         length = dict(config.task_lengths).get(task.name, config.max_length)
         return make_problem(
             task, encoder, tokenizer, max_length=length, dtype=config.dtype
         )
 
-    owned = {task.name: problem_of(task) for task in owners_tasks(config, seed)}
+    owners, unseen = owners_tasks(config, seed), unseen_tasks(config, seed)
+    check_tasks(config, owners, unseen)
+    owned = {task.name: problem_of(task) for task in owners}
     models = train_members(config, owned, encoder, seed, folder)
     for name, problem in owned.items():
         setting.members[name] = Member(
             problem, models[name], encoder.config, _options(config, seed)
         )
-    problems = {**owned, **{t.name: problem_of(t) for t in unseen_tasks(config, seed)}}
+    problems = {**owned, **{task.name: problem_of(task) for task in unseen}}
     setting.judges = {
         name: Judge(problem, config.tokens_per_batch)
         for name, problem in problems.items()
     }
     return setting
-
-
-def groups_of_setting(setting: Setting) -> list[Group]:
-    """The groups that are merged; the halves of a task are a group of their own."""
-    config, names = setting.config, tuple(setting.members)
-    if config.halves.rows:
-        return [
-            Group(one.removesuffix("_a"), (one, other), ())
-            for one, other in zip(names[::2], names[1::2], strict=True)
-        ]
-    return groups_of(
-        names,
-        config.merge,
-        unseen=tuple(config.out_of_domain),
-        shared_labels=setting.shared_labels,
-    )
 
 
 def run_group(setting: Setting, group: Group, folder: Path) -> Result:
@@ -211,12 +184,12 @@ def run_group(setting: Setting, group: Group, folder: Path) -> Result:
     methods: dict[str, Any] = {name: not_run() for name in METHODS}
     chosen: dict[str, Any] = {}
     layers: dict[str, Any] = {}
-    best: dict[str, Variant] = {}
+    answer: Variant | None = None
     for name in config.methods:
         with timed(seconds, name):
             if name in MERGED:
                 variant, tried = _choose(setting, members, MERGED[name](fusion))
-                best[name] = variant
+                answer = variant if name == ANSWER else answer
                 chosen[name] = {"options": variant.chosen, "tried": tried}
                 layers[name] = _count(variant.layers)
                 methods[name] = _entry(setting, group, _models(variant, members))
@@ -255,7 +228,7 @@ def run_group(setting: Setting, group: Group, folder: Path) -> Result:
     }
     write_once(
         str(folder),
-        lambda: _write(setting, fusion, best.get("regmean"), results, folder),
+        lambda: _write(setting, fusion, answer, results, folder),
     )
     return Result(results, folder, None)
 
@@ -324,7 +297,7 @@ def _ensemble(
 ) -> dict[str, Any]:
     stack = trees.stack([member.params for member in members])
     owners = jnp.asarray(owners_of(members))
-    outputs = functools.partial(label_ensemble, members[0].problem.model)
+    outputs = _outputs(members[0].problem.model)
 
     def scores(split: str, names: Sequence[str]) -> dict[str, list[Scores]]:
         return {
@@ -338,6 +311,11 @@ def _ensemble(
         scores("test", group.members),
         scores("test", group.unseen),
     )
+
+
+@functools.lru_cache(maxsize=16)
+def _outputs(model: Model) -> Callable[..., Any]:
+    return functools.partial(label_ensemble, model)
 
 
 def _experts(setting: Setting, members: Sequence[Member]) -> dict[str, Any]:
@@ -392,11 +370,10 @@ def _save(
     params: Params = merged.encoder
     if merged.head is not None:
         params = {**merged.encoder, "head": merged.head}
-    scores = results["methods"]["regmean"]
-    counts = results["layers"]["regmean"]
+    scores, counts = results["methods"][ANSWER], results["layers"][ANSWER]
     card = model_card(
-        name=f"regmean-{results['target']}",
-        method="regmean",
+        name=f"{ANSWER}-{results['target']}",
+        method=ANSWER,
         base=Path(setting.config.encoder).name,
         sources=[
             {"name": m.name, "sha256": hf.hash_params(m.params)} for m in fusion.members

@@ -51,24 +51,30 @@ def groups_of(
         raise ValueError(
             f"tasks: {', '.join(names) or 'none'}; a merge needs at least two experts"
         )
+    if "leave_one_out" in groupings and len(names) < 3:
+        raise ValueError(
+            f"merge: leave_one_out of {', '.join(names)} leaves one model; it needs "
+            "three tasks"
+        )
     if not shared_labels and (unseen or "leave_one_out" in groupings):
         raise ValueError(
             "unseen domains need one label space: set labels to 'shared', or leave out "
             "out_of_domain and leave_one_out"
         )
     made = []
+    # First, so that of two tasks the one group keeps this name.
+    if "all" in groupings:
+        made.append(Group("all", tuple(names), tuple(unseen)))
     if "pairs" in groupings:
         for pair in itertools.combinations(names, 2):
             others = [name for name in names if name not in pair]
             tested = tuple((*others, *unseen)) if shared_labels else ()
             made.append(Group("+".join(pair), pair, tested))
-    if "all" in groupings:
-        made.append(Group("all", tuple(names), tuple(unseen)))
-    if "leave_one_out" in groupings and len(names) > 2:
+    if "leave_one_out" in groupings:
         for left in names:
             members = tuple(name for name in names if name != left)
             made.append(Group(f"without_{left}", members, (left, *unseen)))
-    # Of two tasks, the pair is all of them.
+    # Of two tasks the pair is all of them; of three, leaving one out makes pairs.
     seen: dict[tuple[str, ...], Group] = {}
     for group in made:
         seen.setdefault(group.members, group)

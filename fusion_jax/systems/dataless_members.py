@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -80,6 +81,7 @@ class Member:
             self.batches(self.options.statistics.fisher_examples),
             kind=self.problem.kind,
             estimator=self.options.statistics.estimator,
+            key=jax.random.key(self.options.seed),
         )[0]
 
     def batches(self, examples: int) -> list[Batch]:

@@ -24,6 +24,7 @@ from fusion_jax.types import Params
 Leaves = dict[str, np.ndarray]
 
 _ENCODER = "encoder/"
+_BY_LABEL = r"classifier/.*"  # leaves of a head with a column for each label
 
 
 class Variant(NamedTuple):
@@ -86,6 +87,9 @@ class Fusion:
     def merge_heads(self, merge: Callable[..., Params]) -> Params | None:
         """The heads by label: each column by those members whose rows have the label.
 
+        Layers of a head that come before its classifier, and heads without labels,
+        are merged over all members.
+
         Args:
           merge: `(heads [k, ...], coefficients [k], members [k]) -> head`.
         """
@@ -94,9 +98,17 @@ class Fusion:
         heads = trees.stack(
             [jax.tree.map(np.asarray, m.params["head"]) for m in self.members]
         )
-        return merge_label_columns(
-            merge, heads, self.coefficients, owners_of(self.members)
-        )
+        by_label, others = trees.partition(heads, _BY_LABEL)
+        everyone = tuple(range(len(self.members)))
+        parts = []
+        if others:
+            parts.append(merge(others, self.coefficients, everyone))
+        if by_label:
+            owners = owners_of(self.members)
+            parts.append(
+                merge_label_columns(merge, by_label, self.coefficients, owners)
+            )
+        return trees.combine(*parts)
 
     @functools.cached_property
     def average_head(self) -> Params | None:
@@ -114,23 +126,27 @@ def average(fusion: Fusion) -> Iterator[Variant]:
 
 def fisher(fusion: Fusion) -> Iterator[Variant]:
     """The mean weighted by diagonal Fisher information, entry by entry."""
+    fishers = [trees.flatten(member.fisher) for member in fusion.members]
+    if fusion.options.statistics.normalize:
+        # By the norm over the whole model, encoder and head.
+        fishers = [_of_norm_one(own) for own in fishers]
 
-    def merged(models: Sequence[Params], fishers: Sequence[Params], row: Any) -> Params:
-        return _fisher(len(models), fusion.options.statistics.normalize)(
-            trees.stack(models), jnp.asarray(row, jnp.float32), trees.stack(fishers)
-        )
+    def merged(stack: Params, row: Any, indices: Sequence[int], place: str) -> Params:
+        own = [
+            trees.unflatten({name: fishers[i][place + name] for name in _flat(stack)})
+            for i in indices
+        ]
+        return _fisher(stack, jnp.asarray(row, jnp.float32), trees.stack(own))
 
-    encoder = merged(
-        [{"encoder": member.params["encoder"]} for member in fusion.members],
-        [{"encoder": member.fisher["encoder"]} for member in fusion.members],
-        fusion.coefficients,
+    everyone = range(len(fusion.members))
+    encoders = trees.stack(
+        [{"encoder": member.params["encoder"]} for member in fusion.members]
     )
-
-    def heads(stack: Params, row: Any, indices: Sequence[int]) -> Params:
-        own = [fusion.members[i].fisher["head"] for i in indices]
-        return merged(trees.unstack(stack), own, row)
-
-    yield Variant({}, encoder, fusion.merge_heads(heads))
+    yield Variant(
+        {},
+        merged(encoders, fusion.coefficients, everyone, ""),
+        fusion.merge_heads(functools.partial(merged, place="head/")),
+    )
 
 
 def regmean(fusion: Fusion) -> Iterator[Variant]:
@@ -321,14 +337,14 @@ def _mean(stack: Params, row: Any, indices: Sequence[int]) -> Params:
     )
 
 
-@functools.lru_cache(maxsize=32)
-def _fisher(count: int, normalize: bool) -> Callable[..., Params]:
-    del count
-    return jax.jit(
-        lambda stack, row, statistics: merge_fisher(
-            stack, row, statistics=statistics, normalize=normalize
-        )
-    )
+@jax.jit
+def _fisher(stack: Params, row: jax.Array, statistics: Params) -> Params:
+    return merge_fisher(stack, row, statistics=statistics)
+
+
+def _of_norm_one(fishers: Leaves) -> Leaves:
+    norm = np.sqrt(sum(np.vdot(x, x) for x in fishers.values())) or 1.0
+    return {name: (x / norm).astype(np.float32) for name, x in fishers.items()}
 
 
 @functools.lru_cache(maxsize=8)

@@ -18,7 +18,6 @@ def owners_tasks(config: Config, seed: int) -> list[Task]:
       seed: of every draw.
 
     Raises:
-      ValueError: tasks that cannot share a head where the config says that they do.
       TaskError: as the reader says.
     """
     # A hub or folder may hold more; every one of them is an owner then.
@@ -37,38 +36,26 @@ def owners_tasks(config: Config, seed: int) -> list[Task]:
             made += non_iid_halves(task, halves.rows, halves.share, seed)
         else:
             made.append(task)
-    if config.labels == "shared" and not halves.rows:
-        check_shared(made)
     return made
 
 
 def unseen_tasks(config: Config, seed: int) -> list[Task]:
-    """Tasks without an owner; of rows outside train, test alone is looked at."""
+    """Tasks without an owner: their test splits, of which nothing is learned."""
     if not config.out_of_domain:
         return []
-    tasks = read_tasks(config.data, tuple(config.out_of_domain), seed)
-    return [_sized(task, config, seed) for task in tasks.values()]
-
-
-def check_shared(tasks: list[Task]) -> None:
-    """Raises ValueError unless tasks have one kind, one label list and one metric."""
-    first = tasks[0]
-    wrong = [
-        f"{task.name}: {what} {mine}, {first.name} has {theirs}"
-        for task in tasks[1:]
-        for what, mine, theirs in (
-            ("kind", task.kind, first.kind),
-            ("labels", ", ".join(task.labels), ", ".join(first.labels)),
-            ("metrics", task.metrics, first.metrics),
+    tasks = read_tasks(config.data, tuple(config.out_of_domain), seed, dev=False)
+    made = []
+    for task in tasks.values():
+        tested = {"test": task.splits["test"]} if "test" in task.splits else task.splits
+        made.append(
+            cut(
+                replace(task, splits=tested),
+                shots=0,
+                max_test_rows=config.max_test_rows,
+                seed=seed,
+            )
         )
-        if mine != theirs
-    ]
-    if wrong:
-        raise ValueError(
-            "labels: 'shared' needs tasks with one label space:\n  "
-            + "\n  ".join(wrong)
-            + "\nMap the labels with data.tasks, or set labels to 'private'."
-        )
+    return made
 
 
 def _sized(task: Task, config: Config, seed: int) -> Task:

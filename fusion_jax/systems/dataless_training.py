@@ -66,7 +66,8 @@ def joint_model(
 ) -> Callable[[Member | None], Sequence[Params]]:
     """Multi-task training on all rows: what data that may be shared would give.
 
-    One head where labels are shared, one for each task otherwise.
+    One head where labels are shared, one for each task otherwise. The first is of the
+    epoch that is best on all dev rows, the second of the last epoch.
 
     Returns:
       `(member or None for an unseen domain) -> [model]`.

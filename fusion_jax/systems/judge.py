@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fusion_jax.evaluation.readout import collect, make_reader, read
+from fusion_jax.evaluation.readout import collect, make_reader, read, readout
 from fusion_jax.evaluation.scoring import Scores, score
 from fusion_jax.systems.problem import Problem
 from fusion_jax.types import Batch, Outputs, Params
@@ -39,12 +39,11 @@ class Judge:
         """Scores of anything with outputs like the model's.
 
         Args:
-          outputs: `(given, batch) -> outputs`, traced.
+          outputs: `(given, batch) -> outputs`, traced; what is compiled for it is kept.
           given: pytree of its arguments.
           split: which.
         """
-        readout = self.problem.readout
-        run = jax.jit(lambda given, batch: readout(outputs(given, batch), batch))
+        run = _program(outputs, self.problem.kind)
         pieces = [(index, run(given, batch)) for index, batch in self._placed(split)]
         return self._scored(collect(pieces, len(self.problem.encoded[split])), split)
 
@@ -63,3 +62,8 @@ class Judge:
 @functools.lru_cache(maxsize=64)
 def _reader(apply: Callable[..., Any], kind: str) -> Callable[..., Any]:
     return make_reader(apply, kind)
+
+
+@functools.lru_cache(maxsize=16)
+def _program(outputs: Callable[..., Outputs], kind: str) -> Callable[..., Any]:
+    return jax.jit(lambda given, batch: readout(kind, outputs(given, batch), batch))

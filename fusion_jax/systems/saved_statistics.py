@@ -1,6 +1,7 @@
 """Statistics of a saved model on a task folder, for a merge without the data."""
 
 import os
+import re
 import secrets
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +122,7 @@ def save_statistics(
     """
     target = Path(out)
     _check(target, kind, examples, outputs, blocks, rank, noise, overwrite)
+    _check_words(kind, layers, estimator)
     task = load_task(data, use_partial=True)
     checkpoint = hf.load(model, kind=task.kind)
     task = _drawn(
@@ -225,6 +227,20 @@ def _check(
         )
 
 
+def _check_words(kind: str, layers: str, estimator: str) -> None:
+    faults = []
+    try:
+        re.compile(layers)
+    except re.error as error:
+        faults.append(f"layers: {layers!r} is no regular expression ({error})")
+    if kind == "fisher" and layers != ".*":
+        faults.append("layers is of kind 'gram'; Fishers are of every tensor")
+    if estimator not in ESTIMATORS:
+        faults.append(f"estimator {estimator!r} is not one of {', '.join(ESTIMATORS)}")
+    if faults:
+        raise ValueError("statistics: " + "; ".join(faults))
+
+
 def _drawn(task: Task, split: str, examples: int, seed: int) -> Task:
     """The task with that many rows of the split, in their order, and no other split."""
     rows = task.rows(split)
@@ -307,10 +323,6 @@ def _fishers(
     seed: int,
 ) -> tuple[Manifest, dict[str, np.ndarray], tuple[str, ...]]:
     """Fishers by the names and in the layout of the model's tensors."""
-    if estimator not in ESTIMATORS:
-        raise ValueError(
-            f"estimator {estimator!r} is not one of {', '.join(ESTIMATORS)}"
-        )
     tree, count = collect_fisher(
         network,
         params,

@@ -84,7 +84,7 @@ READERS: dict[str, Callable[..., dict[str, Task]]] = {
 
 
 def read_tasks(
-    data: Mapping[str, Any], names: tuple[str, ...], seed: int
+    data: Mapping[str, Any], names: tuple[str, ...], seed: int, *, dev: bool = True
 ) -> dict[str, Task]:
     """The tasks of a run, every one with train and dev.
 
@@ -92,6 +92,7 @@ def read_tasks(
       data: 'reader', a key of `READERS`, and the reader's options.
       names: which tasks; empty = all there are.
       seed: of generated tasks and seeded splits.
+      dev: split dev off train where it is absent; without, tasks are as they are.
 
     Raises:
       ValueError: an unknown reader or task.
@@ -111,6 +112,8 @@ def read_tasks(
             f"data: reader '{reader}' lacks {error}; set data.path, and "
             "name tasks that it has"
         ) from error
+    if not dev:
+        return tasks
     return {name: split_off_dev(task, seed) for name, task in tasks.items()}
 
 

@@ -10,11 +10,15 @@ import pytest
 
 from fusion_jax import trees
 from fusion_jax.checkpoints import huggingface as hf
+from fusion_jax.data.tokenise import load_tokenizer
 from fusion_jax.systems import dataless_fusion
 from fusion_jax.systems.dataless_groups import Group, groups_of
+from fusion_jax.systems.dataless_members import Member
 from fusion_jax.systems.dataless_methods import MERGED, Fusion
 from fusion_jax.systems.dataless_outcome import METHODS
 from fusion_jax.systems.defaults import dataless_config
+from fusion_jax.systems.problem import make_problem
+from fusion_jax.systems.tasks import read_tasks
 from fusion_jax.systems.workdir import ConfigChanged
 from tests.small_models import LABELS, sentences, write_model, write_task
 
@@ -246,13 +250,67 @@ def test_bad_options_are_all_named_at_once(place, tmp_path):
         dataless_fusion.run(make_config(place, merge=("trios",)), tmp_path / "trios")
 
 
-def test_labels_that_differ_cannot_be_shared(place, tmp_path):
-    write_task(tmp_path / "film")
+@pytest.mark.parametrize("role", ["owner", "unseen"])
+def test_labels_that_differ_cannot_be_shared(role, place, tmp_path):
+    for name in ("film", "song"):
+        write_task(tmp_path / name)
     write_task(tmp_path / "play", labels=("positive", "negative"))
-    config = make_config(place, tasks=("film", "play"))
+    tasks = ("film", "song", "play") if role == "owner" else ("film", "song")
+    unseen = () if role == "owner" else ("play",)
+    config = make_config(place, tasks=tasks, out_of_domain=unseen)
     config.data.path = str(tmp_path)
     with pytest.raises(ValueError, match="play: labels positive, negative, film has"):
         dataless_fusion.run(config, tmp_path / "run")
+    assert not list(tmp_path.rglob("*.safetensors"))  # nothing was trained before
+
+
+def test_an_unseen_domain_needs_a_test_split_and_nothing_else(place, tmp_path):
+    for name in ("film", "song", "late"):
+        write_task(tmp_path / name)
+    for split in ("train", "dev"):
+        (tmp_path / "late" / f"{split}.jsonl").unlink()
+    config = make_config(
+        place,
+        tasks=("film", "song"),
+        out_of_domain=("late",),
+        methods=("individual", "average", "logit_ensemble"),
+    )
+    config.data.path = str(tmp_path)
+    found = dataless_fusion.run(config, tmp_path / "run").results
+    assert found["target"] == "all"
+    for name in config.methods:
+        assert list(found["methods"][name]["out_of_domain"]["tasks"]) == ["late"]
+    write_task(tmp_path / "blind", test=False)
+    config.out_of_domain = ("blind",)
+    with pytest.raises(ValueError, match="blind: no test split"):
+        dataless_fusion.run(config, tmp_path / "other")
+    config.out_of_domain = ("film",)
+    with pytest.raises(ValueError, match="film are among the tasks"):
+        dataless_fusion.run(config, tmp_path / "other")
+
+
+def test_heads_with_layers_before_the_classifier_are_merged(place):
+    """DistilBERT's head has a dense layer, which has no column a label."""
+    encoder = hf.load(place / "encoder")
+    config = replace(encoder.config, family="distilbert", type_vocab_size=0)
+    options = make_config(place)
+    tokenizer = load_tokenizer(place / "encoder")
+    members = []
+    for k, task in enumerate(read_tasks(options.data, TASKS, 0).values()):
+        problem = make_problem(
+            task, encoder._replace(config=config), tokenizer, max_length=16
+        )
+        params = problem.model.init(jax.random.key(k))
+        members.append(Member(problem, params, config, options))
+    base = {"encoder": members[0].params["encoder"]}
+    fusion = Fusion(members, base, True, options)
+    names = set(trees.flatten(members[0].params["head"]))
+    for name in ("average", "fisher", "regmean"):
+        head = next(MERGED[name](fusion)).head
+        assert set(trees.flatten(head)) == names
+    kernels = [m.params["head"]["pre_classifier"]["kernel"] for m in members]
+    average = next(MERGED["average"](fusion)).head["pre_classifier"]["kernel"]
+    np.testing.assert_allclose(average, np.mean(kernels, axis=0), rtol=1e-5, atol=1e-7)
 
 
 def test_groupings():
@@ -261,14 +319,16 @@ def test_groupings():
         names, ("pairs", "all", "leave_one_out"), unseen=("z",), shared_labels=True
     )
     assert found == [
+        Group("all", names, ("z",)),
         Group("a+b", ("a", "b"), ("c", "z")),
         Group("a+c", ("a", "c"), ("b", "z")),
         Group("b+c", ("b", "c"), ("a", "z")),
-        Group("all", names, ("z",)),
     ]
-    assert groups_of(("a", "b"), ("all", "pairs"), shared_labels=False) == [
-        Group("a+b", ("a", "b"), ())
+    assert groups_of(("a", "b"), ("pairs", "all"), shared_labels=False) == [
+        Group("all", ("a", "b"), ())
     ]
+    with pytest.raises(ValueError, match="needs three tasks"):
+        groups_of(("a", "b"), ("leave_one_out",), shared_labels=True)
     with pytest.raises(ValueError, match="at least two"):
         groups_of(("a",), ("all",), shared_labels=True)
     with pytest.raises(ValueError, match="one label space"):
