@@ -8,6 +8,9 @@ disgust, surprise, neutral); rows where it is empty are left out.
 Options: data=DIR, head_init=same|different, merge=pairs+all+leave_one_out, shots=N,
 seeds=N, smoke.
 
+MELD and Emory are of one series and share utterances: where one is an owner, the other
+is not quite unseen.
+
 Every pair is tested in its two domains and in the three others; leave_one_out merges
 four and is tested on the fifth. The paper's protocol with other data (Jin et al. 2023,
 arXiv:2212.09849). Time and results: docs/results.md.
