@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from ml_collections import ConfigDict
 
 import fusion_jax
 from fusion_jax import MERGES
@@ -22,7 +23,7 @@ from fusion_jax.cli.configure import read_config, set_fields
 from fusion_jax.data import load_task, write_task
 from fusion_jax.data.synthetic import generate
 from fusion_jax.models import build_model
-from fusion_jax.systems.defaults import dfwe_config
+from fusion_jax.systems.defaults import dataless_config, dfwe_config
 from tests.small_models import write_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,14 +175,22 @@ def test_configs_and_fields_that_a_page_names_exist(page):
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for config in CONFIG.findall(text):
         assert read_config(str(ROOT / config)).system, config
-    known = dfwe_config()
+    known = {
+        name
+        for config in (dfwe_config(), dataless_config())
+        for name in field_names(config)
+    }
     for field in FIELD.findall(text):
-        if field in MERGE_OPTIONS:  # of `fusion-jax merge --set`
-            continue
-        place = known
-        for part in field.split("."):
-            assert part in place, f"{page.name}: {field} is no field of the config"
-            place = place[part]
+        # Or an option of `fusion-jax merge --set`.
+        assert field in known | MERGE_OPTIONS, f"{page.name}: {field} is no field"
+
+
+def field_names(config, prefix=""):
+    """Every field of a config, 'search.budget' and 'search' too."""
+    for name, value in config.items():
+        yield prefix + name
+        if isinstance(value, ConfigDict):
+            yield from field_names(value, f"{prefix}{name}.")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
