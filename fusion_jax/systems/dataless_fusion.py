@@ -273,35 +273,35 @@ def _individual(members: Sequence[Member]) -> Models:
 
 
 def _entry(setting: Setting, group: Group, models: Models) -> dict[str, Any]:
-    def scores(split: str, names: Sequence[str]) -> dict[str, list[Scores]]:
-        return {
-            name: [
-                setting.judges[name].scores(params, split)
-                for params in models(
-                    setting.members[name] if name in group.members else None
-                )
-            ]
-            for name in names
-            if setting.judges[name].has(split)
-        }
+    def scores_on(name: str, split: str) -> list[Scores]:
+        member = setting.members[name] if name in group.members else None
+        judge = setting.judges[name]
+        return [judge.scores(params, split) for params in models(member)]
 
-    return method_entry(
-        scores("dev", group.members),
-        scores("test", group.members),
-        scores("test", group.unseen),
-    )
+    return _scored(setting, group, scores_on)
 
 
 def _ensemble(
     setting: Setting, group: Group, members: Sequence[Member]
 ) -> dict[str, Any]:
     stack = trees.stack([member.params for member in members])
-    owners = jnp.asarray(owners_of(members))
+    given = stack, jnp.asarray(owners_of(members))
     outputs = _outputs(members[0].problem.model)
+    return _scored(
+        setting,
+        group,
+        lambda name, split: [setting.judges[name].scores_of(outputs, given, split)],
+    )
+
+
+def _scored(
+    setting: Setting, group: Group, scores_on: Callable[[str, str], list[Scores]]
+) -> dict[str, Any]:
+    """The record of a method from `(task, split) -> scores`."""
 
     def scores(split: str, names: Sequence[str]) -> dict[str, list[Scores]]:
         return {
-            name: [setting.judges[name].scores_of(outputs, (stack, owners), split)]
+            name: scores_on(name, split)
             for name in names
             if setting.judges[name].has(split)
         }

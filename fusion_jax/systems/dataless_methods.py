@@ -111,6 +111,11 @@ class Fusion:
         return trees.combine(*parts)
 
     @functools.cached_property
+    def averaged(self) -> Leaves:
+        """The mean of the encoders."""
+        return merge_arrays(self.encoders, "weighted_average", list(self.coefficients))
+
+    @functools.cached_property
     def average_head(self) -> Params | None:
         """The heads averaged by label."""
         return self.merge_heads(_mean)
@@ -118,10 +123,7 @@ class Fusion:
 
 def average(fusion: Fusion) -> Iterator[Variant]:
     """The mean of all leaves."""
-    leaves = merge_arrays(
-        fusion.encoders, "weighted_average", list(fusion.coefficients)
-    )
-    yield Variant({}, trees.unflatten(leaves), fusion.average_head)
+    yield Variant({}, trees.unflatten(fusion.averaged), fusion.average_head)
 
 
 def fisher(fusion: Fusion) -> Iterator[Variant]:
@@ -152,7 +154,7 @@ def fisher(fusion: Fusion) -> Iterator[Variant]:
 def regmean(fusion: Fusion) -> Iterator[Variant]:
     """Kernels regressed on the members' inputs; a variant for each alpha."""
     options = fusion.options
-    averaged = _flat(next(average(fusion)).encoder)
+    averaged = fusion.averaged
     grams = [member.grams for member in fusion.members]
     names = [name for name in averaged if all(name in g.readers for g in grams)]
     encoders = list(fusion.encoders.values())
@@ -211,7 +213,7 @@ def regmean_plus_plus(fusion: Fusion) -> Iterator[Variant]:
 def mats(fusion: Fusion) -> Iterator[Variant]:
     """Kernels matched by inputs and output gradients, from task arithmetic on."""
     options = fusion.options
-    averaged = _flat(next(average(fusion)).encoder)
+    averaged = fusion.averaged
     curvature = [member.curvature for member in fusion.members]
     names = [name for name in averaged if all(name in c.outputs for c in curvature)]
     layers = {name: "regressed" if name in names else "averaged" for name in averaged}

@@ -8,23 +8,12 @@ import numpy as np
 from fusion_jax.evaluation.bootstrap import resample
 from fusion_jax.evaluation.scoring import Scores
 from fusion_jax.reports.summary import summarise
+from fusion_jax.systems.defaults import DATALESS_METHODS as METHODS
 from fusion_jax.systems.outcome import SCHEMA_VERSION, versions
 
+__all__ = ["METHODS", "SYSTEM", "many_results", "mean_score", "method_entry", "not_run"]
+
 SYSTEM = "dataless_fusion"
-METHODS = (
-    "individual",
-    "average",
-    "fisher",
-    "regmean",
-    "regmean_plus_plus",
-    "mats",
-    "task_arithmetic",
-    "ties",
-    "wudi",
-    "logit_ensemble",
-    "multitask",
-)
-"""The methods of a run, in the order of its record."""
 
 OUT_OF_DOMAIN = "out_of_domain"
 

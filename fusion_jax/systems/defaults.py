@@ -17,6 +17,21 @@ COMPARATORS = (
 )
 """What a DFWE run can be asked to leave out; the other methods cost nothing extra."""
 
+DATALESS_METHODS = (
+    "individual",
+    "average",
+    "fisher",
+    "regmean",
+    "regmean_plus_plus",
+    "mats",
+    "task_arithmetic",
+    "ties",
+    "wudi",
+    "logit_ensemble",
+    "multitask",
+)
+"""The methods of a dataless fusion, in the order of its record."""
+
 # The recipe of an expert, chosen by the study in docs/results.md.
 SOURCE = {"epochs": 4, "learning_rate": 2e-4}
 TARGET = {"epochs": 5, "learning_rate": 2e-4, "head_epochs": 3}
@@ -129,7 +144,7 @@ def dataless_config() -> ConfigDict:
     shots: training rows in all, 0 = all. max_dev_rows, max_test_rows: likewise.
     max_length, task_lengths, tokens_per_batch, dtype: as in DFWE.
     fit, multitask: `FitConfig` of the owners and of the joint training.
-    methods: of `dataless_outcome.METHODS`; the others are null.
+    methods: of `DATALESS_METHODS`; the others are null.
     multitask_groups: groups for which the joint training is done: it costs as much as
       all owners together.
     statistics: training rows for Grams (examples, 0 = all), for RegMean++
@@ -163,19 +178,7 @@ def dataless_config() -> ConfigDict:
     config.dtype = "float32"
     config.fit = fit_config(**SOURCE)
     config.multitask = fit_config(**SOURCE)
-    config.methods = (
-        "individual",
-        "average",
-        "fisher",
-        "regmean",
-        "regmean_plus_plus",
-        "mats",
-        "task_arithmetic",
-        "ties",
-        "wudi",
-        "logit_ensemble",
-        "multitask",
-    )
+    config.methods = DATALESS_METHODS
     config.multitask_groups = ("all",)
     config.statistics = ConfigDict(
         {

@@ -61,7 +61,6 @@ def main() -> None:
     with clock("import"):
         import jax
 
-        # All that the ways import, so that no phase pays for it.
         from fusion_jax import runtime
 
         # All that the ways import, so that no other phase pays for it.
