@@ -1,5 +1,6 @@
 """A round made anew without some of its contributions, beside the one that stands."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from fusion_jax.checkpoints.manifests import BaseManifest, Part
@@ -56,7 +57,7 @@ def fork(
         layout.FORKS
         + layout.part(name or "_".join([f"round_{round_}_without", *sorted(without)]))
     )
-    options = FuseOptions.from_record(base.operator)
+    options = _options(base)
     with repository.scratch() as place:
         made = fuse_contributions(repository, parent, kept, options, place)
         repository.write_model(place / "model", made.file)
@@ -95,6 +96,12 @@ def _without(base: BaseManifest, without: Sequence[str]) -> list[Part]:
             f"go back to base {base.round - 1} instead"
         )
     return left
+
+
+def _options(base: BaseManifest) -> FuseOptions:
+    """How a base was fused, by its manifest."""
+    known = {field.name for field in dataclasses.fields(FuseOptions)}
+    return FuseOptions(**{k: v for k, v in base.operator.items() if k in known})
 
 
 def _found(repository: Repository, part: Part) -> Found:

@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fusion_jax.checkpoints.manifests import BaseManifest, Part
+from fusion_jax.checkpoints.manifests import (
+    BaseManifest,
+    ContributionManifest,
+    Part,
+)
 from fusion_jax.collaboration.fusing import Fused, FuseOptions, Member, fuse
 from fusion_jax.collaboration.repository import Found, Repository
 
@@ -50,16 +54,8 @@ def fuse_contributions(
         assert found.manifest is not None, found.name
         held[found.manifest.weights.sha256] = found.name, found.sha256, found.manifest
     members = [
-        Member(
-            sha256=digest,
-            file=repository.fetch(manifest.weights),
-            age=parent.round - manifest.base.round,
-            own_base=repository.fetch(repository.base(manifest.base.round).weights),
-            statistics=None
-            if manifest.statistics is None or not options.reads_statistics
-            else repository.fetch(manifest.statistics),
-        )
-        for digest, (_, _, manifest) in held.items()
+        _member(repository, parent, manifest, options)
+        for _, _, manifest in held.values()
     ]
     file, state = place / "fused.safetensors", place / "state.safetensors"
     fused = fuse(
@@ -86,3 +82,22 @@ def fuse_contributions(
             )
         )
     return Made(file, state if state.is_file() else None, tuple(parts), fused)
+
+
+def _member(
+    repository: Repository,
+    parent: BaseManifest,
+    manifest: ContributionManifest,
+    options: FuseOptions,
+) -> Member:
+    age, statistics = parent.round - manifest.base.round, manifest.statistics
+    own_base = repository.base(manifest.base.round).weights
+    return Member(
+        sha256=manifest.weights.sha256,
+        file=repository.fetch(manifest.weights),
+        age=age,
+        own_base=repository.fetch(own_base) if age else None,
+        statistics=repository.fetch(statistics)
+        if statistics is not None and options.needs_statistics
+        else None,
+    )

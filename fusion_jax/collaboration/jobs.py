@@ -52,7 +52,7 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-class JobsFailed(RuntimeError):
+class JobsFailed(OSError):
     """Jobs failed for good; names each and what it said last."""
 
 
@@ -87,12 +87,12 @@ def run_ray(
       retries: further starts of a job that failed, or whose worker died.
 
     Raises:
-      ModuleNotFoundError: Ray is not installed.
+      ValueError: Ray is not installed.
     """
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise ValueError(
             "the backend 'ray' needs Ray: pip install 'fusion_jax[ray]'"
         ) from error
     started = not ray.is_initialized()

@@ -4,14 +4,17 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from fusion_jax.checkpoints import manifests
-from fusion_jax.checkpoints.manifests import BaseManifest, Rejected
+from fusion_jax.checkpoints.manifests import (
+    BaseManifest,
+    ContributionManifest,
+    Rejected,
+)
 from fusion_jax.checkpoints.object_files import described
 from fusion_jax.collaboration import layout, marks
 from fusion_jax.collaboration.fused_base import fuse_contributions
-from fusion_jax.collaboration.fusing import FuseOptions
+from fusion_jax.collaboration.fusing import FuseOptions, check
 from fusion_jax.collaboration.repository import Found, Repository, RepositoryError
 from fusion_jax.collaboration.screening import (
     Candidate,
@@ -37,12 +40,10 @@ class Screened:
 
     Attributes:
       found: name of the manifest -> contribution.
-      files: name -> its weights in the cache, of those that were looked into.
       verdicts: name -> verdict, of all.
     """
 
     found: Mapping[str, Found]
-    files: Mapping[str, Path]
     verdicts: Mapping[str, Verdict]
 
     @property
@@ -89,6 +90,7 @@ def fuse_round(
       RepositoryError, StoreError: an object is damaged or gone, or the store is.
     """
     options, limits = options or FuseOptions(), limits or Limits()
+    check(options)
     if quorum < 1:
         raise ValueError(f"quorum: {quorum}; at least 1 contribution makes a base")
     began = time.monotonic()
@@ -98,10 +100,8 @@ def fuse_round(
         waiting = waiting_for(repository, parent)
         names = [found.name for found in waiting]
         if screened is None or names != known:
-            screened, known = (
-                screen_all(repository, parent, waiting, limits, probe),
-                names,
-            )
+            known = names
+            screened = screen_all(repository, parent, waiting, limits, probe)
         enough = len(screened.accepted)
         over = deadline is not None and time.monotonic() - began >= deadline
         if enough >= quorum or (over and enough):
@@ -143,27 +143,45 @@ def screen_all(
       limits: of the screen.
       probe: as in `fuse_round`.
     """
-    history = {
-        round_: repository.base(round_).weights for round_ in range(parent.round + 1)
-    }
-    candidates, files = [], {}
+    history = {round_: repository.base(round_) for round_ in range(parent.round + 1)}
+    candidates, passed = [], {}
     verdicts: dict[str, Verdict] = {}
     for found in waiting:
         candidate = Candidate(found.name, found.manifest, found.sha256, found.fault)
+        if found.manifest is not None:
+            size = repository.store.size(found.manifest.weights.name)
+            candidate = replace(candidate, stored_bytes=-1 if size is None else size)
         verdict = early(candidate, history, parent.round, limits)
-        if verdict.accepted and found.manifest is not None:
-            try:
-                files[found.name] = repository.fetch(found.manifest.weights)
-            except RepositoryError as error:
-                verdict = replace(verdict, accepted=False, reasons=(str(error),))
-            else:
-                candidates.append(replace(candidate, file=files[found.name]))
-                continue
         verdicts[found.name] = verdict
+        if not verdict.accepted or found.manifest is None:
+            continue
+        try:
+            candidate = _downloaded(repository, candidate, found.manifest)
+        except RepositoryError as error:
+            verdicts[found.name] = replace(
+                verdict, accepted=False, reasons=(str(error),)
+            )
+        else:
+            candidates.append(candidate)
+            passed[found.name] = verdict
     verdicts |= screen(
-        candidates, lambda round_: repository.fetch(history[round_]), limits, probe
+        candidates,
+        lambda round_: repository.fetch(history[round_].weights),
+        limits,
+        probe,
+        before=passed,
     )
-    return Screened({found.name: found for found in waiting}, files, verdicts)
+    return Screened({found.name: found for found in waiting}, verdicts)
+
+
+def _downloaded(
+    repository: Repository, candidate: Candidate, manifest: ContributionManifest
+) -> Candidate:
+    statistics = None
+    if manifest.statistics is not None:
+        statistics = repository.fetch(manifest.statistics)
+    weights = repository.fetch(manifest.weights)
+    return replace(candidate, file=weights, statistics=statistics)
 
 
 def _promote(
