@@ -286,7 +286,7 @@ def test_a_fork_leaves_somebody_out_and_overwrites_nothing(tmp_path):
     opened = open_repository(made.url, cache=tmp_path / "of-the-fork")
     hand_in(opened, "cy")
     assert fuse_round(opened).round == 1
-    assert status(repository)["forks"] == ["round_000001_without_eve"]
+    assert status(repository)["forks"] == ["round_1_without_eve"]
 
 
 def test_a_fork_names_who_is_there(tmp_path):
