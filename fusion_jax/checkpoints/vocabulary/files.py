@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fusion_jax import atomic
-from fusion_jax.checkpoints.chat_template import write_template
 from fusion_jax.checkpoints.lazy import LazyCheckpoint
 from fusion_jax.checkpoints.tensors import CheckpointError
-from fusion_jax.checkpoints.tokenizer_json import (
+from fusion_jax.checkpoints.vocabulary.chat_template import write_template
+from fusion_jax.checkpoints.vocabulary.tokenizer_json import (
     CONFIG,
     TOKENIZER,
     added_flags,
@@ -22,7 +22,7 @@ from fusion_jax.checkpoints.tokenizer_json import (
     tokens_of,
     with_tokens,
 )
-from fusion_jax.checkpoints.vocabulary import Alignment, Vocabulary
+from fusion_jax.checkpoints.vocabulary.union import Alignment, Vocabulary
 
 # What a tokenizer may consist of beside tokenizer.json. The first group holds ids and
 # is wrong as soon as there are other tokens.

@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from fusion_jax.checkpoints.mergekit_methods import METHODS, Parameter
-from fusion_jax.checkpoints.mergekit_parameters import value_of
-from fusion_jax.checkpoints.mergekit_rows import Row
-from fusion_jax.checkpoints.mergekit_translate import translate
-from fusion_jax.checkpoints.mergekit_yaml import Path, Reading
+from fusion_jax.checkpoints.mergekit.methods import METHODS, Parameter
+from fusion_jax.checkpoints.mergekit.parameters import value_of
+from fusion_jax.checkpoints.mergekit.rows import Row
+from fusion_jax.checkpoints.mergekit.translate import translate
+from fusion_jax.checkpoints.mergekit.yaml import Path, Reading
 from fusion_jax.checkpoints.plan import Source, TensorPlan
 
 

@@ -13,16 +13,19 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from fusion_jax.checkpoints.chat_template import chat_template, write_template
 from fusion_jax.checkpoints.lazy import open_checkpoint
 from fusion_jax.checkpoints.tensors import CheckpointError
-from fusion_jax.checkpoints.vocabulary import Vocabulary, align
-from fusion_jax.checkpoints.vocabulary_files import (
+from fusion_jax.checkpoints.vocabulary.chat_template import (
+    chat_template,
+    write_template,
+)
+from fusion_jax.checkpoints.vocabulary.files import (
     read_vocabularies,
     read_vocabulary,
     vocabulary_tensors,
     write_tokenizer,
 )
+from fusion_jax.checkpoints.vocabulary.union import Vocabulary, align
 
 T1, T2 = "[UNK] x y z".split(), "[UNK] y x q r".split()
 ROWS = {
@@ -189,7 +192,7 @@ def test_rows_follow_the_rule_written_as_loops(lists, multiple, with_base):
 def test_ids_do_not_depend_on_the_hash_seed_of_the_process():
     code = (
         "from pathlib import Path\n"
-        "from fusion_jax.checkpoints.vocabulary import Vocabulary, align\n"
+        "from fusion_jax.checkpoints.vocabulary.union import Vocabulary, align\n"
         "words = {'t1': '[UNK] x y z', 't2': '[UNK] y x q r', 't3': 'k j i h g f'}\n"
         "found = {m: Vocabulary(Path(), {t: i for i, t in enumerate(w.split())})"
         " for m, w in words.items()}\n"

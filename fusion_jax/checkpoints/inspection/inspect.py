@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fusion_jax.checkpoints.inspection_groups import layers_of
-from fusion_jax.checkpoints.inspection_matching import (
+from fusion_jax.checkpoints.inspection.groups import layers_of
+from fusion_jax.checkpoints.inspection.matching import (
     NOT_FINITE,
     Finding,
     Matched,
     differing_integers,
     match,
 )
-from fusion_jax.checkpoints.inspection_result import Inspection, from_sums
-from fusion_jax.checkpoints.inspection_sums import Sums, nothing, sums_of
+from fusion_jax.checkpoints.inspection.result import Inspection, from_sums
+from fusion_jax.checkpoints.inspection.sums import Sums, nothing, sums_of
 from fusion_jax.checkpoints.lazy import LazyCheckpoint, open_checkpoint
 from fusion_jax.checkpoints.tensors import CheckpointError
 

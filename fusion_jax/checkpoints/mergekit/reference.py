@@ -3,7 +3,7 @@
 from pathlib import Path as Folder
 from typing import Any
 
-from fusion_jax.checkpoints.mergekit_yaml import MergekitError, Path, Reading
+from fusion_jax.checkpoints.mergekit.yaml import MergekitError, Path, Reading
 from fusion_jax.checkpoints.sources import resolve
 
 

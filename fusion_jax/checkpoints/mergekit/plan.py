@@ -3,22 +3,22 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fusion_jax.checkpoints.mergekit_config import (
+from fusion_jax.checkpoints.mergekit.config import (
     MergekitConfig,
     Module,
     Slice,
     read_config,
 )
-from fusion_jax.checkpoints.mergekit_methods import METHODS
-from fusion_jax.checkpoints.mergekit_models import Models, open_models
-from fusion_jax.checkpoints.mergekit_output import (
+from fusion_jax.checkpoints.mergekit.methods import METHODS
+from fusion_jax.checkpoints.mergekit.models import Models, open_models
+from fusion_jax.checkpoints.mergekit.output import (
     check_shapes,
     config_changes,
     tokenizer_options,
 )
-from fusion_jax.checkpoints.mergekit_rows import Covers, Part, Row, stacked, whole
-from fusion_jax.checkpoints.mergekit_tensors import tensor_plans
-from fusion_jax.checkpoints.mergekit_yaml import Reading
+from fusion_jax.checkpoints.mergekit.rows import Covers, Part, Row, stacked, whole
+from fusion_jax.checkpoints.mergekit.tensors import tensor_plans
+from fusion_jax.checkpoints.mergekit.yaml import Reading
 from fusion_jax.checkpoints.plan import MergePlan, TensorPlan
 
 _HOMES = {"lm_head": ("decoder", "text_decoder"), "language_model": ("text_decoder",)}

@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from fusion_jax.checkpoints.chat_template import chat_template, write_template
 from fusion_jax.checkpoints.lazy import open_checkpoint
 from fusion_jax.checkpoints.plan import MergePlan
-from fusion_jax.checkpoints.vocabulary import align
-from fusion_jax.checkpoints.vocabulary_files import (
+from fusion_jax.checkpoints.vocabulary.chat_template import (
+    chat_template,
+    write_template,
+)
+from fusion_jax.checkpoints.vocabulary.files import (
     read_vocabularies,
     vocabulary_tensors,
     write_tokenizer,
 )
+from fusion_jax.checkpoints.vocabulary.union import align
 
 
 class MergeVocabulary:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fusion_jax.checkpoints.mergekit_methods import NAMES, Parameter
-from fusion_jax.checkpoints.mergekit_yaml import Path, Reading
+from fusion_jax.checkpoints.mergekit.methods import NAMES, Parameter
+from fusion_jax.checkpoints.mergekit.yaml import Path, Reading
 
 Scalar = bool | int | float
 

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from fusion_jax.checkpoints.mergekit_plan import read_plan
+from fusion_jax.checkpoints.mergekit.plan import read_plan
 from fusion_jax.checkpoints.plan import MergePlan
 from fusion_jax.checkpoints.run_merge import run_merge
 from fusion_jax.checkpoints.tensors import read_weights

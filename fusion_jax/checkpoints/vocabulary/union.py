@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fusion_jax.checkpoints.alignment import Alignment
-from fusion_jax.checkpoints.vocabulary_options import read_options
+from fusion_jax.checkpoints.vocabulary.alignment import Alignment
+from fusion_jax.checkpoints.vocabulary.options import read_options
 
 __all__ = ["Alignment", "Vocabulary", "align"]
 

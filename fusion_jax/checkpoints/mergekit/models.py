@@ -7,9 +7,9 @@ from typing import Any
 
 from fusion_jax.checkpoints.block_names import is_embedding, is_head, stacks_of
 from fusion_jax.checkpoints.lazy import LazyCheckpoint, TensorInfo, open_checkpoint
-from fusion_jax.checkpoints.mergekit_config import MergekitConfig
-from fusion_jax.checkpoints.mergekit_reference import folder_of
-from fusion_jax.checkpoints.mergekit_yaml import MergekitError, Reading
+from fusion_jax.checkpoints.mergekit.config import MergekitConfig
+from fusion_jax.checkpoints.mergekit.reference import folder_of
+from fusion_jax.checkpoints.mergekit.yaml import MergekitError, Reading
 from fusion_jax.checkpoints.tensors import CheckpointError
 
 

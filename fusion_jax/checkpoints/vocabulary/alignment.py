@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fusion_jax.checkpoints.tensors import CheckpointError
-from fusion_jax.checkpoints.vocabulary_options import TokenRow
+from fusion_jax.checkpoints.vocabulary.options import TokenRow
 
 _ZERO, _MEAN = -1, -2  # sources that are no model
 _CHUNK_BYTES = 2**24  # of float64 rows that are in memory beside the result

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fusion_jax.checkpoints.inspection_matching import Finding
-from fusion_jax.checkpoints.inspection_sums import Sums
+from fusion_jax.checkpoints.inspection.matching import Finding
+from fusion_jax.checkpoints.inspection.sums import Sums
 
 MEAN = "mean of the models"
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fusion_jax.checkpoints.mergekit_plan import read_plan
-from fusion_jax.checkpoints.mergekit_yaml import MergekitError
+from fusion_jax.checkpoints.mergekit.plan import read_plan
+from fusion_jax.checkpoints.mergekit.yaml import MergekitError
 from tests.checkpoints.constant_models import (
     EMBED,
     LINEAR,

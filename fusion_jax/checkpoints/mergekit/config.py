@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fusion_jax.checkpoints.mergekit_methods import METHODS
-from fusion_jax.checkpoints.mergekit_parameters import Scope, read_scope
-from fusion_jax.checkpoints.mergekit_reference import read_model
-from fusion_jax.checkpoints.mergekit_tokenizer import read_tokenizer
-from fusion_jax.checkpoints.mergekit_yaml import Path, Reading, read_yaml
+from fusion_jax.checkpoints.mergekit.methods import METHODS
+from fusion_jax.checkpoints.mergekit.parameters import Scope, read_scope
+from fusion_jax.checkpoints.mergekit.reference import read_model
+from fusion_jax.checkpoints.mergekit.tokenizer import read_tokenizer
+from fusion_jax.checkpoints.mergekit.yaml import Path, Reading, read_yaml
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 

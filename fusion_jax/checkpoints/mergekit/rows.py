@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fusion_jax.checkpoints.block_names import comes_first, place_of
-from fusion_jax.checkpoints.mergekit_models import Model
-from fusion_jax.checkpoints.mergekit_parameters import Scope
-from fusion_jax.checkpoints.mergekit_yaml import Path, Reading
+from fusion_jax.checkpoints.mergekit.models import Model
+from fusion_jax.checkpoints.mergekit.parameters import Scope
+from fusion_jax.checkpoints.mergekit.yaml import Path, Reading
 
 # Computed from the configuration when a model is built; old files carry them.
 _BUFFERS = re.compile(

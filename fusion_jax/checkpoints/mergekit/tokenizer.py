@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fusion_jax.checkpoints.mergekit_reference import read_model
-from fusion_jax.checkpoints.mergekit_yaml import Path, Reading
+from fusion_jax.checkpoints.mergekit.reference import read_model
+from fusion_jax.checkpoints.mergekit.yaml import Path, Reading
 
 _KINDS = ("zero", "model_token")
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fusion_jax.checkpoints.inspection_result import Inspection
+from fusion_jax.checkpoints.inspection.result import Inspection
 
 # Two unrelated models of one size are sqrt(2) = 1.41 apart in relative norm; full
 # fine-tunes are usually below 0.1.

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusion_jax.checkpoints.mergekit_plan import read_plan
-from fusion_jax.checkpoints.mergekit_yaml import MergekitError
+from fusion_jax.checkpoints.mergekit.plan import read_plan
+from fusion_jax.checkpoints.mergekit.yaml import MergekitError
 from fusion_jax.checkpoints.plan import Source
 from fusion_jax.checkpoints.tensors import write_file
 from tests.checkpoints.constant_models import (

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from fusion_jax.checkpoints.block_names import is_embedding, is_head, place_of
-from fusion_jax.checkpoints.mergekit_config import MergekitConfig
-from fusion_jax.checkpoints.mergekit_models import Model, Models
-from fusion_jax.checkpoints.mergekit_rows import Row
-from fusion_jax.checkpoints.mergekit_yaml import Reading
+from fusion_jax.checkpoints.mergekit.config import MergekitConfig
+from fusion_jax.checkpoints.mergekit.models import Model, Models
+from fusion_jax.checkpoints.mergekit.rows import Row
+from fusion_jax.checkpoints.mergekit.yaml import Reading
 
 _DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 

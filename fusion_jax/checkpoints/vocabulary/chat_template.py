@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fusion_jax import atomic
 from fusion_jax.checkpoints.tensors import CheckpointError
-from fusion_jax.checkpoints.tokenizer_json import CONFIG, read_object
+from fusion_jax.checkpoints.vocabulary.tokenizer_json import CONFIG, read_object
 
 FILE = "chat_template.jinja"
 MORE = "additional_chat_templates"

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from fusion_jax.checkpoints import inspection as module
-from fusion_jax.checkpoints.inspection import inspect, labels_of
-from fusion_jax.checkpoints.inspection_advice import advice
-from fusion_jax.checkpoints.inspection_groups import layers_of
-from fusion_jax.checkpoints.inspection_sums import nothing, sums_of
+from fusion_jax.checkpoints.inspection import inspect as module
+from fusion_jax.checkpoints.inspection.advice import advice
+from fusion_jax.checkpoints.inspection.groups import layers_of
+from fusion_jax.checkpoints.inspection.inspect import inspect, labels_of
+from fusion_jax.checkpoints.inspection.sums import nothing, sums_of
 from fusion_jax.checkpoints.tensors import CheckpointError
 
 SHAPES = {
