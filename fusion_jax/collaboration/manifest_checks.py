@@ -17,6 +17,8 @@ SUFFIX = ".safetensors"
 ABSENT = -1
 """Size of an object that is not there."""
 
+_LONGEST = 500  # letters of a tensor's name: words are looked for in it
+
 
 def check_manifest(
     findings: Findings,
@@ -146,6 +148,8 @@ def table_said(said: Any) -> dict[str, list[Any]] | None:
     found = {}
     for name, entry in said.items():
         if not (isinstance(entry, list | tuple) and len(entry) == 2):
+            return None
+        if len(name) > _LONGEST:
             return None
         dtype, shape = entry
         if not isinstance(dtype, str) or not isinstance(shape, list | tuple):

@@ -55,8 +55,8 @@ class Limits:
         so that a cohort of equals does not refuse who has more data: with 0.3 and 6
         deviations six times the median passes.
       harmless: a group that went no further than this share of its base's norm is not
-        compared: with 300 rows one goes a tenth as far as with 30,000, and both are
-        honest.
+        compared: who has more data or a higher rate goes further, and is honest (a
+        table is in `delta_checks`).
       min_cohort: contributions from which on a cohort says anything.
       max_age: rounds that a contribution may be late.
       probe_drop: how much lower than its base's the probe of a contribution may be.
