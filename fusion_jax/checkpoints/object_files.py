@@ -1,22 +1,21 @@
 """Files as objects that are named by their content."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from fusion_jax.checkpoints.lazy import DTYPES, read_header
+from fusion_jax.checkpoints.lazy import DTYPES, TensorInfo, read_header
 from fusion_jax.checkpoints.manifests import TensorFile
 
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_CHUNK = 2**22  # bytes hashed at once
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+"""dtype -> how safetensors files name it."""
 
 
 def file_sha256(file: Path) -> str:
     """SHA-256 (hex) of a file's bytes, in bounded memory."""
-    digest = hashlib.sha256()
     with file.open("rb") as handle:
-        while chunk := handle.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def described(file: Path, prefix: str, suffix: str = "") -> TensorFile:
@@ -31,9 +30,14 @@ def described(file: Path, prefix: str, suffix: str = "") -> TensorFile:
       CheckpointError: it is no safetensors file.
     """
     digest = file_sha256(file)
-    tensors = {
-        name: [_NAMES[info.dtype], list(info.shape)]
-        for name, info in read_header(file).items()
-    }
+    tensors = table(read_header(file))
     name = f"{prefix}{digest}{suffix}.safetensors"
     return TensorFile(name, digest, file.stat().st_size, tensors)
+
+
+def table(tensors: Mapping[str, TensorInfo]) -> dict[str, list[Any]]:
+    """Tensor -> [dtype as safetensors names it, shape], as manifests hold it."""
+    return {
+        name: [DTYPE_NAMES[info.dtype], list(info.shape)]
+        for name, info in tensors.items()
+    }

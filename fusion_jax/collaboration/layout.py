@@ -30,9 +30,14 @@ def base_manifest(round_: int) -> str:
     return f"{BASES}{round_:06d}.json"
 
 
-def base_file(round_: int, sha256: str, what: str = "") -> str:
-    """Name of a base's weights, or of what else is kept with it ('optimizer')."""
-    return f"{BASES}{round_:06d}/{sha256}{f'.{what}' if what else ''}.safetensors"
+def base_folder(round_: int) -> str:
+    """Prefix of a base's weights and of what is kept with them."""
+    return f"{BASES}{round_:06d}/"
+
+
+def base_file(round_: int, sha256: str) -> str:
+    """Name of a base's weights."""
+    return f"{base_folder(round_)}{sha256}.safetensors"
 
 
 def model_file(name: str, sha256: str) -> str:

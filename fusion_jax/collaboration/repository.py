@@ -293,7 +293,7 @@ def publish_first(repository: Repository, folder: Path, **record: Any) -> None:
       RepositoryError: a repository of another base is there.
     """
     store = repository.store
-    weights = described(folder / WEIGHTS, f"{layout.BASES}{0:06d}/")
+    weights = described(folder / WEIGHTS, layout.base_folder(0))
     store.upload(folder / WEIGHTS, weights.name)
     model = {}
     for file in sorted(folder.iterdir()):

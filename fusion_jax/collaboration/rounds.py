@@ -10,6 +10,7 @@ from fusion_jax.checkpoints.manifests import (
     BaseManifest,
     ContributionManifest,
     Rejected,
+    TensorFile,
 )
 from fusion_jax.checkpoints.object_files import described
 from fusion_jax.collaboration import layout, marks
@@ -198,13 +199,19 @@ def _promote(
     with repository.scratch() as place:
         made = fuse_contributions(repository, parent, accepted, options, place)
         began = time.monotonic()
-        weights = described(made.file, f"{layout.BASES}{round_:06d}/")
+        fused = made.fused
+        weights = TensorFile(
+            layout.base_file(round_, fused.sha256),
+            fused.sha256,
+            fused.bytes,
+            fused.tensors,
+        )
         repository.store.upload(made.file, weights.name)
         state = None
         if made.state is not None:
-            state = described(made.state, f"{layout.BASES}{round_:06d}/", ".optimizer")
+            state = described(made.state, layout.base_folder(round_), ".optimizer")
             repository.store.upload(made.state, state.name)
-    seconds |= {**made.fused.seconds, "upload": time.monotonic() - began}
+    seconds |= {**fused.seconds, "upload": time.monotonic() - began}
     base = BaseManifest(
         round=round_,
         weights=weights,
@@ -223,7 +230,7 @@ def _promote(
         verdicts={name: asdict(v) for name, v in sorted(screened.verdicts.items())},
         operator={**asdict(options), "screen": asdict(limits)},
         optimizer=state,
-        memory=made.fused.memory,
+        memory=fused.memory,
         seconds=seconds,
         **marks.signature(),
     )
