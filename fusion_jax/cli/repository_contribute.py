@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of the head and the rows' order")
     add("--shots", type=int, default=0, help="training rows in all; 0 = all")
     add("--max-length", type=int, default=128, help="tokens of an input")
+    add(
+        "--statistics",
+        choices=("gram", "fisher"),
+        default="",
+        help="hand these in, too, for rounds fused by regmean, mats or fisher",
+    )
+    add("--examples", type=int, default=1000, help="rows of the statistics")
     add("--licence", default="", help="of the data, where it may be told")
     add(
         "--workdir",
@@ -77,6 +84,8 @@ def run(options: argparse.Namespace) -> None:
         shots=options.shots,
         model=options.model,
         licence=options.licence,
+        statistics=options.statistics,
+        examples=options.examples,
         workdir=options.workdir,
     )
     manifest = done.manifest
@@ -139,6 +148,13 @@ def _arguments(options: argparse.Namespace, task: str) -> tuple[str, ...]:
     words += ["--workdir", os.path.abspath(options.workdir)]
     words += ["--cache", os.path.abspath(options.cache)] if options.cache else []
     words += ["--licence", options.licence] if options.licence else []
+    if options.statistics:
+        words += [
+            "--statistics",
+            options.statistics,
+            "--examples",
+            f"{options.examples}",
+        ]
     for change in options.set:
         words += ["--set", change]
     return tuple(words)

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ def submit(
     seed: int,
     scores: Mapping[str, Any] | None = None,
     licence: str = "",
-    statistics: Path | None = None,
+    statistics: Callable[[Path, Path], Any] | None = None,
 ) -> ContributionManifest:
     """Hands in a fine-tuned body; a second time, the first one's manifest comes back.
 
@@ -87,7 +86,8 @@ def submit(
       seed: of the training.
       scores: on own dev rows.
       licence: of the data.
-      statistics: file of `fusion-jax statistics` of this body.
+      statistics: `(folder of the body, file to write)`, which writes statistics of
+        the body for methods that read them; None without.
 
     Returns:
       The manifest that is in the repository.
@@ -100,14 +100,15 @@ def submit(
     run = run_id(base.weights.sha256, data_sha256, fit, seed)
     folder = layout.contribution_folder(base.round, contributor, run)
     store = repository.store
-    with tempfile.TemporaryDirectory() as place:
-        file = _write_body(repository, base, params, Path(place), contributor)
-        weights = described(file, folder)
-        store.upload(file, weights.name)
     sums = None
-    if statistics is not None:
-        sums = described(statistics, folder, ".statistics")
-        store.upload(statistics, sums.name)
+    with repository.scratch() as place:
+        body = _write_body(repository, base, params, place, contributor)
+        weights = described(body / WEIGHTS, folder)
+        store.upload(body / WEIGHTS, weights.name)
+        if statistics is not None:
+            statistics(body, place / "statistics.safetensors")
+            sums = described(place / "statistics.safetensors", folder, ".statistics")
+            store.upload(place / "statistics.safetensors", sums.name)
     manifest = ContributionManifest(
         contributor=contributor,
         run=run,
@@ -146,7 +147,7 @@ def _write_body(
     place: Path,
     contributor: str,
 ) -> Path:
-    """model.safetensors of the base with what was trained in its place."""
+    """A folder of the base with what was trained in its place."""
     before = hf.load(repository.base_folder(base.round))
     leaves = trees.flatten({"encoder": before.params["encoder"]})
     trained = trees.flatten({"encoder": params["encoder"]})
@@ -165,8 +166,7 @@ def _write_body(
         name: np.asarray(trained.get(name, leaf)).astype(np.asarray(leaf).dtype)
         for name, leaf in leaves.items()
     }
-    folder = hf.save(place / "body", trees.unflatten(body), before.config, kind=None)
-    return folder / WEIGHTS
+    return hf.save(place / "body", trees.unflatten(body), before.config, kind=None)
 
 
 def _manifest_name(base: BaseManifest, contributor: str, run: str) -> str:

@@ -19,6 +19,7 @@ from fusion_jax.systems.defaults import SOURCE
 from fusion_jax.systems.experts import fitted_once, head_key
 from fusion_jax.systems.problem import make_problem, starting_params
 from fusion_jax.systems.saved_model import score_splits
+from fusion_jax.systems.saved_statistics import save_statistics
 from fusion_jax.systems.tasks import cut
 from fusion_jax.training.config import FitConfig
 from fusion_jax.types import Params
@@ -56,6 +57,8 @@ def contribute(
     shots: int = 0,
     model: str | os.PathLike[str] | None = None,
     licence: str = "",
+    statistics: str = "",
+    examples: int = 1000,
     workdir: str | os.PathLike[str] = "runs/contributions",
 ) -> Contribution:
     """Fine-tunes the newest base on a task and hands in its body.
@@ -75,6 +78,9 @@ def contribute(
       model: a model folder that was fine-tuned from the newest base elsewhere, which
         is handed in as it is.
       licence: of the data, where it may be told.
+      statistics: 'gram' or 'fisher', handed in beside the body for rounds that are
+        fused by regmean, mats or fisher; '' for none.
+      examples: training rows that they are sums over.
       workdir: for the state of the training and the finished model.
 
     Returns:
@@ -95,6 +101,8 @@ def contribute(
     digest = hash_task(whole)
     run = run_id(base.weights.sha256, digest, recipe, fit.seed)
     found = find(repository, base, name, run)
+    if statistics and model is not None:
+        raise ValueError("statistics: they need the model's head; leave out model")
     if found is not None:
         logger.info("%s has contributed this to base %d already", name, base.round)
         return Contribution(found, None, fresh=False)
@@ -103,6 +111,21 @@ def contribute(
         body, scores = _train(repository, base, whole, fit, max_length, place)
     else:
         place, body, scores = None, _given(repository, base, model), {}
+
+    def write_statistics(body: Path, file: Path) -> None:
+        assert place is not None
+        save_statistics(
+            place,
+            _folder(data, task),
+            file,
+            kind=statistics,
+            examples=examples,
+            max_length=max_length,
+            outputs=statistics == "gram",
+            seed=fit.seed,
+            body=body,
+        )
+
     manifest = submit(
         repository,
         base,
@@ -115,15 +138,20 @@ def contribute(
         seed=fit.seed,
         scores=scores,
         licence=licence,
+        statistics=write_statistics if statistics else None,
     )
     return Contribution(manifest, place, fresh=True)
 
 
+def _folder(data: str | os.PathLike[str], name: str) -> Path:
+    """The task's folder, which may lie below `data` under its name."""
+    below = Path(data) / name
+    return below if name and below.is_dir() else Path(data)
+
+
 def _task(data: str | os.PathLike[str], name: str, shots: int, seed: int) -> Task:
-    folder = Path(data)
-    if name and (folder / name).is_dir():
-        folder = folder / name
-    task = split_off_dev(load_task(folder, seed=seed, use_partial=True), seed)
+    whole = load_task(_folder(data, name), seed=seed, use_partial=True)
+    task = split_off_dev(whole, seed)
     # Test rows play no part in a contribution.
     splits = {split: task.rows(split) for split in ("train", "dev")}
     return cut(replace(task, splits=splits), shots=shots, max_test_rows=0, seed=seed)

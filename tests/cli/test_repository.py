@@ -28,6 +28,7 @@ def round_one(place, tmp_path_factory):
             ),
             *("--workdir", str(root / "work"), "--contributor", "ada"),
             *("--set", "epochs=1", "--set", "batch_size=4", "--licence", "CC0"),
+            *("--statistics", "gram", "--examples", "8"),
         ),
         ("fuse", url),
     ]
@@ -56,9 +57,29 @@ def test_the_model_with_its_head_stays_with_the_contributor(round_one):
     [model] = (round_one / "work" / "models").iterdir()
     assert hf.load(model, kind="single_label").labels == ("negative", "positive")
     uploads = list((round_one / "repository").rglob("*.safetensors"))
-    assert len(uploads) == 3
+    assert len(uploads) == 4
     for file in uploads:
         assert not [name for name in read_header(file) if "classifier" in name]
+
+
+def test_statistics_that_were_handed_in_serve_a_round_of_regmean(
+    round_one, command, place, tmp_path
+):
+    url, cache = tmp_path / "group", tmp_path / "cache"
+    assert command("repository", "init", url, "--base", place / "encoder")[0] == 0
+    for seed in (0, 1):
+        code, _, error = command(
+            *("repository", "contribute", url, "--data", place / "opinion"),
+            *("--max-length", "16", "--seed", seed, "--cache", cache),
+            *("--workdir", tmp_path / "work", "--set", "epochs=1"),
+            *("--set", "batch_size=4", "--statistics", "gram", "--examples", "8"),
+        )
+        assert code == 0, error
+    code, out, error = command(
+        *("repository", "fuse", url, "--cache", cache, "--method", "regmean", "--json")
+    )
+    assert code == 0, error
+    assert json.loads(out)["round"] == 1
 
 
 def test_status_writes_a_page_that_loads_nothing(round_one, command, tmp_path):
