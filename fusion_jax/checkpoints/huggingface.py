@@ -1,9 +1,10 @@
 """Hugging Face model folders in and out: config.json, safetensors, tokenizer, card."""
 
+import functools
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -177,7 +178,7 @@ def attach_encoder(model: Model, params: Params, key: Key) -> Params:
     Raises:
       TreeMismatch: leaves have another shape in the checkpoint; all are listed.
     """
-    wanted = trees.flatten(jax.eval_shape(model.init, key))
+    wanted = _leaves_of(model)
     given = trees.flatten({"encoder": params["encoder"]})
     taken = {name: given[name] for name in wanted if name in given}
     wrong = [
@@ -199,19 +200,33 @@ def attach_encoder(model: Model, params: Params, key: Key) -> Params:
             stacklevel=2,
         )
 
-    # Under jit only the leaves that are asked for are drawn, not the whole tree.
-    @jax.jit
-    def draw(key: Key) -> dict[str, jax.Array]:
-        leaves = trees.flatten(model.init(key))
-        return {name: leaves[name] for name in fresh}
-
-    drawn = draw(key)
+    drawn = _draw(model, tuple(fresh))(key)
     return trees.unflatten(
         {
             name: drawn[name] if name in drawn else jnp.asarray(taken[name], leaf.dtype)
             for name, leaf in wanted.items()
         }
     )
+
+
+# Kept for the process: a system attaches heads to one model after another.
+@functools.lru_cache(maxsize=32)
+def _leaves_of(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
+    return trees.flatten(jax.eval_shape(model.init, jax.random.key(0)))
+
+
+@functools.lru_cache(maxsize=32)
+def _draw(
+    model: Model, names: tuple[str, ...]
+) -> Callable[[Key], dict[str, jax.Array]]:
+    """`(key) -> leaves`; under jit only those asked for are drawn, not the tree."""
+
+    @jax.jit
+    def draw(key: Key) -> dict[str, jax.Array]:
+        leaves = trees.flatten(model.init(key))
+        return {name: leaves[name] for name in names}
+
+    return draw
 
 
 def _tokenizer_files(source: str | os.PathLike[str] | None) -> list[Path]:

@@ -238,6 +238,8 @@ def make_batch(
         for place, row in enumerate(rows):
             filled[place, : lengths[place]] = arrays[row]
         batch[name] = filled
+    if encoded.features:
+        batch["features"] = _features(encoded, rows, size, length)
     for name, values in encoded.targets.items():
         shape = (size, classes) if values.ndim == 2 else (size,)
         filled = np.full(shape, -1 if name in ("start", "end") else 0, values.dtype)
@@ -248,6 +250,17 @@ def make_batch(
             np.float32
         )
     return batch
+
+
+def _features(encoded: Encoded, rows: np.ndarray, size: int, length: int) -> np.ndarray:
+    """Hidden states of rows, [size, 1, D] or [size, length, D]; zeros are padding."""
+    first = encoded.features[0]
+    tokens = 1 if first.ndim == 1 else length
+    filled = np.zeros((size, tokens, first.shape[-1]), first.dtype)
+    for place, row in enumerate(rows):
+        states = encoded.features[row].reshape(-1, first.shape[-1])
+        filled[place, : len(states)] = states
+    return filled
 
 
 def _padded_lengths(encoded: Encoded, buckets: Sequence[int]) -> np.ndarray:

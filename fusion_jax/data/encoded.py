@@ -33,6 +33,9 @@ class Encoded:
       token_words: (token) N arrays [T]: the word whose first token this is, else -1.
       offsets: (span) N arrays [T, 2]: characters of each token in its item's text.
       texts: (span) the context of each item.
+      features: (a head on a frozen encoder) N arrays of hidden states, [D] of the one
+        token that the head reads, or [T, D]. They follow from the rest and the
+        encoder, and are no part of `hash_encoded`.
     """
 
     task_name: str
@@ -50,6 +53,7 @@ class Encoded:
     token_words: Sequence[np.ndarray] = field(default=(), repr=False)
     offsets: Sequence[np.ndarray] = field(default=(), repr=False)
     texts: Sequence[str] = field(default=(), repr=False)
+    features: Sequence[np.ndarray] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         """N, the number of rows."""
@@ -73,6 +77,7 @@ class Encoded:
             items=self.items[rows],
             token_words=[self.token_words[i] for i in rows] if self.token_words else (),
             offsets=[self.offsets[i] for i in rows] if self.offsets else (),
+            features=[self.features[i] for i in rows] if self.features else (),
         )
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from fusion_jax import trees
 from fusion_jax.checkpoints.huggingface import Checkpoint, hash_params
-from fusion_jax.data.batches import TrainBatches, bucket_lengths
 from fusion_jax.processes import agreed
 from fusion_jax.systems.identity import fit_identity
 from fusion_jax.systems.problem import Problem, same_head, starting_params
@@ -179,12 +178,7 @@ def finetune_experts(
         shared = held[0][0]
         _check_frozen(missing, [frozen for frozen, _ in held])
         stack = trees.stack([rest for _, rest in held], missing)
-        batches = TrainBatches(
-            problem.encoded["train"],
-            config.batch_size,
-            seed=config.seed,
-            buckets=config.buckets or buckets_of(problem),
-        )
+        batches = problem.train_batches(config)
         identity = content_hash(files=[files[name].name for name in missing])
         result = fit_stack(
             problem.model,
@@ -240,8 +234,3 @@ def source_lineage(
 
 def _head_hash(params: Params) -> str:
     return hash_params({"head": params["head"]})[:16]
-
-
-def buckets_of(problem: Problem) -> tuple[int, ...]:
-    """Lengths that a problem's rows are padded to in training."""
-    return bucket_lengths(problem.max_length)

@@ -1,17 +1,12 @@
 """The multi-task comparator: all tasks at once, then the target."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
-import jax
-
 from fusion_jax.checkpoints.huggingface import Checkpoint
-from fusion_jax.data.batches import TrainBatches
-from fusion_jax.models import build_model
-from fusion_jax.systems.experts import buckets_of, finetune_experts, head_key
+from fusion_jax.systems.experts import finetune_experts, head_key
 from fusion_jax.systems.identity import fit_identity
-from fusion_jax.systems.problem import Problem, starting_params
+from fusion_jax.systems.problem import Problem, starting_params, widened
 from fusion_jax.systems.workdir import cached_params, content_hash
 from fusion_jax.training.config import FitConfig
 from fusion_jax.training.fit import fit
@@ -87,7 +82,7 @@ def train_together(
         for kind in dict.fromkeys(kinds.values())
     }
     wide = {
-        name: _widened(problem, encoder, widths[problem.kind], config.dtype)
+        name: widened(problem, encoder, widths[problem.kind], config.dtype)
         for name, problem in problems.items()
     }
     identity = content_hash(
@@ -106,14 +101,7 @@ def train_together(
         )
         models = {problem.kind: problem.model for problem in wide.values()}
         members = {
-            name: TrainBatches(
-                problem.encoded["train"],
-                config.batch_size,
-                seed=config.seed,
-                buckets=config.buckets or buckets_of(problem),
-                num_labels=max(widths[problem.kind], 1),
-            )
-            for name, problem in wide.items()
+            name: problem.train_batches(config) for name, problem in wide.items()
         }
         batches = MixedBatches(members, kinds, seed=config.seed)
         trained = fit(
@@ -132,10 +120,3 @@ def train_together(
 
     file = folder / f"{MULTITASK}-{identity}-heads.safetensors"
     return cached_params(file, train)[0], identity
-
-
-def _widened(problem: Problem, encoder: Checkpoint, width: int, dtype: str) -> Problem:
-    model = build_model(
-        encoder.config, problem.kind, max(width, 1), dtype=jax.numpy.dtype(dtype)
-    )
-    return replace(problem, model=model)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -10,13 +10,14 @@ import jax.numpy as jnp
 
 from fusion_jax.checkpoints.huggingface import Checkpoint, attach_encoder
 from fusion_jax.data import Task
-from fusion_jax.data.batches import bucket_lengths, eval_batches
+from fusion_jax.data.batches import TrainBatches, bucket_lengths, eval_batches
 from fusion_jax.data.encoded import Encoded
 from fusion_jax.data.tokenise import encode
 from fusion_jax.evaluation.metrics import DEFAULT_METRICS
 from fusion_jax.evaluation.readout import readout
 from fusion_jax.models import build_model
 from fusion_jax.search.ways import Readout
+from fusion_jax.training.config import FitConfig
 from fusion_jax.types import Batch, Key, Model, Params
 
 
@@ -29,12 +30,14 @@ class Problem:
       model: the encoder with the task's head.
       encoded: split -> token ids.
       max_length: tokens of an input.
+      width: columns of the model's head, if more than the task has labels.
     """
 
     task: Task
     model: Model
     encoded: Mapping[str, Encoded] = field(repr=False)
     max_length: int
+    width: int | None = None
 
     @property
     def kind(self) -> str:
@@ -61,6 +64,17 @@ class Problem:
             encoded,
             tokens_per_batch=tokens_per_batch,
             buckets=bucket_lengths(self.max_length),
+            num_labels=self.width,
+        )
+
+    def train_batches(self, config: FitConfig) -> TrainBatches:
+        """The training rows as a fit with this config takes them."""
+        return TrainBatches(
+            self.encoded["train"],
+            config.batch_size,
+            seed=config.seed,
+            buckets=config.buckets or bucket_lengths(self.max_length),
+            num_labels=self.width,
         )
 
 
@@ -92,6 +106,20 @@ def make_problem(
         if split in task.splits
     }
     return Problem(task, model, encoded, max_length)
+
+
+def widened(problem: Problem, encoder: Checkpoint, width: int, dtype: str) -> Problem:
+    """The problem with a head of more columns: one model for tasks of one kind.
+
+    Args:
+      problem: with its own head.
+      encoder: that its model is of.
+      width: columns; those past the task's own labels mean nothing.
+      dtype: of the computation.
+    """
+    width = max(width, 1)
+    model = build_model(encoder.config, problem.kind, width, dtype=jnp.dtype(dtype))
+    return replace(problem, model=model, width=width)
 
 
 def starting_params(
