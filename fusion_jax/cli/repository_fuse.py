@@ -49,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a limit of the screen (max_relative_norm, deviations, max_age, ...)",
     )
     add(
+        "--probe",
+        metavar="DIR",
+        help="a task that no contributor has: a head on each frozen body is scored; "
+        "a body that is much worse than its base is rejected (--limit probe_drop)",
+    )
+    add("--max-length", type=int, default=128, help="tokens of the probe's inputs")
+    add(
         "--round",
         type=int,
         metavar="N",
@@ -95,6 +102,7 @@ def run(options: argparse.Namespace) -> None:
         limits=_limits(Limits, options.limit),
         quorum=options.quorum,
         deadline=options.deadline,
+        probe=_probe(options, repository),
     )
     record = {
         "url": repository.url,
@@ -113,6 +121,16 @@ def run(options: argparse.Namespace) -> None:
         for one in base.rejected
     ]
     tell(options, record, "\n".join(lines))
+
+
+def _probe(options: argparse.Namespace, repository: Any) -> Any:
+    if not options.probe:
+        return None
+    from fusion_jax import runtime
+    from fusion_jax.systems.held_out import held_out_probe
+
+    runtime.initialize()
+    return held_out_probe(repository, options.probe, max_length=options.max_length)
 
 
 def _pairs(given: list[str], option: str) -> dict[str, Any]:
