@@ -39,11 +39,16 @@ def stepped(params, seed, size=0.05):
     return trees.map_with_names(step, params)
 
 
-def hand_in(repository, who, seed=0, *, base=None, size=0.05, head=None, task="film"):
-    """A contribution: the base and a step that depends on who and the seed alone."""
+def hand_in(
+    repository, who, seed=0, *, base=None, size=0.05, head=None, change=lambda x: x
+):
+    """A contribution: the base and a step that depends on who and the seed alone.
+
+    `change` is applied to the encoder after the step.
+    """
     base = base or repository.current()
     params = hf.load(repository.base_folder(base.round)).params
-    moved = {"encoder": stepped(params, f"{who}/{seed}", size)["encoder"]}
+    moved = {"encoder": change(stepped(params, f"{who}/{seed}", size)["encoder"])}
     if head is not None:
         moved["head"] = {"classifier": {"kernel": jax.numpy.full((16, 2), head)}}
     return submit(
@@ -51,7 +56,7 @@ def hand_in(repository, who, seed=0, *, base=None, size=0.05, head=None, task="f
         base,
         moved,
         contributor=who,
-        task=task,
+        task="film",
         data_sha256=hashlib.sha256(who.encode()).hexdigest(),
         rows=12,
         fit=FIT,

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from fusion_jax import trees
 from fusion_jax.collaboration.rounds import fuse_round
 from fusion_jax.collaboration.screening import Limits
 from fusion_jax.data import TaskError
@@ -29,6 +30,17 @@ def place(tmp_path_factory):
     return root
 
 
+def without_words(encoder):
+    """Every word is the mean of all words: finite, of ordinary size, and useless."""
+
+    def blurred(name, leaf):
+        if name != "embeddings/word/embedding":
+            return leaf
+        return leaf * 1e-4 + leaf.mean(axis=0)
+
+    return trees.map_with_names(blurred, encoder)
+
+
 def test_a_probe_rejects_a_body_that_was_overwritten(place):
     repository = make_repository(place)
     probe = held_out_probe(repository, place / "held_out", max_length=16, fit=HEAD)
@@ -37,7 +49,7 @@ def test_a_probe_rejects_a_body_that_was_overwritten(place):
     assert knows > 0.9
     assert probe(file) == knows
     hand_in(repository, "ada", size=0.001)
-    hand_in(repository, "eve", size=5.0)
+    hand_in(repository, "eve", size=0.001, change=without_words)
     base = fuse_round(
         repository, limits=Limits(max_relative_norm=10, probe_drop=0.2), probe=probe
     )
