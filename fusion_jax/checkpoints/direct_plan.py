@@ -119,6 +119,15 @@ def flax_layout(method: str) -> dict[str, int]:
     return {"input_axis": -2} if known and "input_axis" in known else {}
 
 
+def averages(method: str) -> bool:
+    """Whether the weights of a method are shares of a mean, by default 1/K.
+
+    Task vectors are added whole, as in the papers; what has no base is a mean.
+    """
+    name = "weighted_average" if method == LINEAR else method
+    return "base" not in MERGES[name].needs or name == "norm_clipped_mean"
+
+
 def check_alike(models: Mapping[str, LazyCheckpoint]) -> None:
     """Refuses models with other tensors, shapes or integers; all mismatches at once."""
     (anchor, first), *others = models.items()
@@ -186,9 +195,7 @@ def _checked(
             raise ValueError(
                 "wise_ft: give --weights, the share of the model from 0 to 1"
             )
-        # Task vectors are added whole, as in the papers; what has no base is a mean.
-        averages = "base" not in record.needs or name == "norm_clipped_mean"
-        weights = [1 / count if averages else 1.0] * count
+        weights = [1 / count if averages(name) else 1.0] * count
     for option, value in options.items():
         if isinstance(value, tuple) and len(value) != count:
             raise ValueError(
