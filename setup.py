@@ -41,7 +41,16 @@ REQUIRED = [
 
 EXTRAS = {
     # setuptools builds the wheel that tests/test_packaging.py looks into.
-    "test": ["hypothesis", "jinja2", "pytest", "pytest-xdist", "setuptools>=77"],
+    # moto is the server of S3 that tests/collaboration starts.
+    "test": [
+        "hypothesis",
+        "jinja2",
+        "moto[server]>=5.2",
+        "pytest",
+        "pytest-xdist",
+        "s3fs>=2026.6",
+        "setuptools>=77",
+    ],
     # One version of each tool, the same as in .pre-commit-config.yaml.
     "dev": ["pre-commit", "pyright==1.1.414", "ruff==0.17.6"],
     "bench": ["psutil", "torch"],
@@ -49,7 +58,8 @@ EXTRAS = {
     "tpu": ["jax[tpu]>=0.10"],
     "cuda13": ["jax[cuda13]>=0.10"],
     "ray": ["ray"],
-    "s3": ["s3fs"],
+    # 2026.6 is the first release that bounds the pieces of a download.
+    "s3": ["s3fs>=2026.6"],
     "gcs": ["gcsfs"],
 }
 

@@ -45,6 +45,11 @@ HOMES = {
     "tokenizers": ("data",),
     "evosax": ("search",),
     "matplotlib": ("reports",),
+    "fsspec": ("collaboration",),
+    "s3fs": ("collaboration",),
+    "gcsfs": ("collaboration",),
+    "aiohttp": ("collaboration",),
+    "botocore": ("collaboration",),
     "torch": (),
     "tensorflow": (),
 }
