@@ -60,7 +60,7 @@ def run_merge(
     """
     vocabulary = None
     if plan.tokenizer is not None:
-        from fusion_jax.checkpoints.merge_vocabulary import MergeVocabulary
+        from fusion_jax.checkpoints.vocabulary.merge import MergeVocabulary
 
         vocabulary = MergeVocabulary(plan)
         plan = vocabulary.plan
@@ -82,7 +82,7 @@ def run_merge(
         if vocabulary is not None:
             vocabulary.write(folder)
         elif plan.chat_template is not None:
-            from fusion_jax.checkpoints.merge_vocabulary import write_chat_template
+            from fusion_jax.checkpoints.vocabulary.merge import write_chat_template
 
             write_chat_template(plan, folder)
 

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints tables, findings and advice, or a JSON object."""
-    from fusion_jax.checkpoints.inspection import inspect
+    from fusion_jax.checkpoints.inspection.inspect import inspect
     from fusion_jax.checkpoints.sources import resolve
     from fusion_jax.cli.failures import WrongUsage
     from fusion_jax.reports.inspection import record, write_inspection
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _text(inspection) -> str:
-    from fusion_jax.checkpoints.inspection_advice import advice
+    from fusion_jax.checkpoints.inspection.advice import advice
     from fusion_jax.reports import inspection_tables as tables
     from fusion_jax.reports.inspection import headline
     from fusion_jax.reports.tables import to_text

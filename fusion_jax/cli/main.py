@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "merge": "merge checkpoint folders of any architecture and size",
     "dfwe": "interpolate experts of several source tasks for a target task",
     "dataless-fusion": "merge owners' models without their data, and test the result",
+    "repository": "evolve one base model with a group, on plain storage",
     "finetune": "fine-tune an encoder on one task",
     "evaluate": "score any model directory on a task folder",
     "predict": "print what a model says of texts",

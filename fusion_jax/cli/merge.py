@@ -98,7 +98,7 @@ def _merge(options: argparse.Namespace, *, orbax: bool = False) -> None:
         if not options.recipe.is_file():
             raise WrongUsage(f"{options.recipe}: no such file")
         text = options.recipe.read_text()
-        from fusion_jax.checkpoints.mergekit_plan import read_plan
+        from fusion_jax.checkpoints.mergekit.plan import read_plan
 
         plan = read_plan(
             text,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusion_jax.checkpoints.inspection_groups import layers_of
+from fusion_jax.checkpoints.inspection.groups import layers_of
 from fusion_jax.collaboration.contributions import inner
 from fusion_jax.collaboration.delta_checks import Way
 from fusion_jax.collaboration.verdicts import Findings, Limits

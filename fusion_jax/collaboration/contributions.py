@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fusion_jax.checkpoints.object_files import table
 from fusion_jax.checkpoints.tensors import CheckpointError
-from fusion_jax.collaboration.weights_file import Weights, open_weights, pieces, table
+from fusion_jax.collaboration.weights_file import Weights, open_weights, pieces
 
 _MOST = 40
 

@@ -4,18 +4,14 @@ import struct
 from pathlib import Path
 
 from fusion_jax.checkpoints.lazy import LazyCheckpoint
+from fusion_jax.checkpoints.object_files import file_sha256, table
 from fusion_jax.checkpoints.statistics_check import NEEDED, checked_statistics
 from fusion_jax.checkpoints.statistics_file import read_statistics
 from fusion_jax.checkpoints.tensors import CheckpointError
 from fusion_jax.collaboration.contributions import table_differences
 from fusion_jax.collaboration.manifest_checks import table_said
 from fusion_jax.collaboration.verdicts import Candidate, Findings
-from fusion_jax.collaboration.weights_file import (
-    Weights,
-    file_sha256,
-    open_weights,
-    table,
-)
+from fusion_jax.collaboration.weights_file import Weights, open_weights
 
 
 def check_file(

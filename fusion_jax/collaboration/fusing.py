@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fusion_jax.checkpoints.object_files import file_sha256, table
 from fusion_jax.checkpoints.tensors import CheckpointError
 from fusion_jax.collaboration.contributions import (
     Contribution,
@@ -26,10 +27,8 @@ from fusion_jax.collaboration.server import Server, server
 from fusion_jax.collaboration.weights_file import (
     SPAN,
     Weights,
-    file_sha256,
     open_weights,
     pieces,
-    table,
     written,
 )
 

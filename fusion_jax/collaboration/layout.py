@@ -1,14 +1,13 @@
 """Where everything lies in a weight repository.
 
 repository.json                              what it is: format, limits
-model/<file>                                 config and tokenizer of all bases
+model/<sha256>/<file>                        config and tokenizer of all bases
 bases/<round>.json                           a base's manifest: creating it promotes it
 bases/<round>/<sha256>.safetensors           its weights
 contributions/<round>/<contributor>/<run>/<sha256>.safetensors   weights, written first
 contributions/<round>/<contributor>/<run>/manifest.json          ... then the manifest
-verdicts/<round>/<sha256 of a contribution's manifest>.json
 forks/<name>/...                             a repository made by fusing a round anew
-latest.json                                  a hint, never the truth
+latest.json                                  where to look first, never the truth
 
 <round> of a contribution is that of the base it began from. Rounds are written with six
 digits, so that the order of names is the order of rounds.
@@ -20,6 +19,7 @@ REPOSITORY = "repository.json"
 LATEST = "latest.json"
 MANIFEST = "manifest.json"
 BASES = "bases/"
+CONTRIBUTIONS = "contributions/"
 FORKS = "forks/"
 
 _PART = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,99}")
@@ -30,35 +30,29 @@ def base_manifest(round_: int) -> str:
     return f"{BASES}{round_:06d}.json"
 
 
-def base_file(round_: int, sha256: str, what: str = "") -> str:
-    """Name of a base's weights, or of what else is kept with it ('optimizer')."""
-    return f"{BASES}{round_:06d}/{sha256}{f'.{what}' if what else ''}.safetensors"
+def base_folder(round_: int) -> str:
+    """Prefix of a base's weights and of what is kept with them."""
+    return f"{BASES}{round_:06d}/"
 
 
-def model_file(name: str) -> str:
+def base_file(round_: int, sha256: str) -> str:
+    """Name of a base's weights."""
+    return f"{base_folder(round_)}{sha256}.safetensors"
+
+
+def model_file(name: str, sha256: str) -> str:
     """Name of a companion of all bases: config.json, tokenizer.json, ..."""
-    return f"model/{name}"
+    return f"model/{sha256}/{name}"
 
 
 def contributions(round_: int) -> str:
     """Prefix of everything contributed to the base of a round."""
-    return f"contributions/{round_:06d}/"
+    return f"{CONTRIBUTIONS}{round_:06d}/"
 
 
 def contribution_folder(round_: int, contributor: str, run: str) -> str:
     """Prefix of one contribution."""
     return f"{contributions(round_)}{part(contributor)}/{part(run)}/"
-
-
-def verdict(round_: int, sha256: str) -> str:
-    """Name of the verdict on a contribution, by its manifest's hash.
-
-    Args:
-      round_: of the base that the fuse starts from, which is later than the
-        contribution's own where it came late.
-      sha256: of the bytes of the contribution's manifest.
-    """
-    return f"verdicts/{round_:06d}/{sha256}.json"
 
 
 def round_of(name: str) -> int | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fusion_jax.checkpoints.inspection_groups import HEAD, layers_of
+from fusion_jax.checkpoints.inspection.groups import HEAD, layers_of
 from fusion_jax.checkpoints.manifests import (
     BaseManifest,
     BaseReference,

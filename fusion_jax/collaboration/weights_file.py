@@ -7,7 +7,6 @@ whoever wrote them.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import struct
@@ -19,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from fusion_jax import atomic
-from fusion_jax.checkpoints.lazy import DTYPES, TensorInfo, read_header
+from fusion_jax.checkpoints.lazy import TensorInfo, read_header
+from fusion_jax.checkpoints.object_files import DTYPE_NAMES
 from fusion_jax.checkpoints.output import Slot
 from fusion_jax.checkpoints.tensors import CheckpointError
 
 SPAN = 2**20
 """Elements of a piece."""
 
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGN = 8  # of the header, as the library has it
 
 
@@ -81,25 +80,6 @@ def open_weights(file: Path) -> Weights:
     return Weights(file, read_header(file))
 
 
-def table(tensors: Mapping[str, TensorInfo]) -> dict[str, list[Any]]:
-    """Tensor -> [dtype as safetensors names it, shape], as manifests hold it."""
-    return {
-        name: [_NAMES[info.dtype], list(info.shape)] for name, info in tensors.items()
-    }
-
-
-def pieces(size: int) -> Iterator[slice]:
-    """Cuts a flattened tensor."""
-    for start in range(0, size, SPAN):
-        yield slice(start, min(start + SPAN, size))
-
-
-def file_sha256(file: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Float64 rounded once, to the nearest, ties to even.
 
@@ -136,7 +116,7 @@ class WeightsFile:
         for slot in slots:
             place = [end, end + slot.num_bytes]
             entries[slot.name] = {
-                "dtype": _NAMES[slot.dtype],
+                "dtype": DTYPE_NAMES[slot.dtype],
                 "shape": list(slot.shape),
                 "data_offsets": place,
             }
@@ -166,6 +146,12 @@ class WeightsFile:
         while rest:
             count = os.pwrite(self._handle, rest, place)
             rest, place = rest[count:], place + count
+
+
+def pieces(size: int) -> Iterator[slice]:
+    """Cuts a flattened tensor."""
+    for start in range(0, size, SPAN):
+        yield slice(start, min(start + SPAN, size))
 
 
 @contextlib.contextmanager

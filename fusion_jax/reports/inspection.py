@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 
 from fusion_jax import atomic
-from fusion_jax.checkpoints.inspection import Inspection
-from fusion_jax.checkpoints.inspection_advice import advice
+from fusion_jax.checkpoints.inspection.advice import advice
+from fusion_jax.checkpoints.inspection.inspect import Inspection
 from fusion_jax.reports import elements, inspection_plots
 from fusion_jax.reports.elements import Cell, Row
 from fusion_jax.reports.inspection_tables import (

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
-from fusion_jax.checkpoints.inspection import Inspection
+from fusion_jax.checkpoints.inspection.inspect import Inspection
 from fusion_jax.reports.inspection_tables import letters, pair_letters
 
 INK, MUTED, PAPER, GREY = "#1a1f29", "#5c6675", "#ffffff", "#eceef2"

@@ -5,7 +5,7 @@ from string import ascii_uppercase
 
 import numpy as np
 
-from fusion_jax.checkpoints.inspection import Inspection
+from fusion_jax.checkpoints.inspection.inspect import Inspection
 from fusion_jax.reports.tables import ABSENT, Table, number
 
 WIDE = 6

@@ -82,6 +82,7 @@ def save_statistics(
     seed: int = 0,
     tokens_per_batch: int = 4096,
     every_token: bool = True,
+    body: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> Written:
     """Runs a model over rows of its owner's data and writes sums over them.
@@ -109,6 +110,8 @@ def save_statistics(
       seed: of the draw of rows (and of labels, for estimator='sampled').
       tokens_per_batch: rows times padded length.
       every_token: let the last layer see every token, though the head reads one.
+      body: folder of the model without its head, as it was handed in elsewhere: the
+        statistics are of its tensors and bear its hash.
       overwrite: replace a file that is there.
 
     Returns:
@@ -141,8 +144,8 @@ def save_statistics(
         dtype=jnp.dtype("float32"),
         every_token=every_token,
     )
-    folder = open_checkpoint(checkpoint.path)
-    entries = entries_of(folder, task.kind)
+    folder = open_checkpoint(Path(body) if body else checkpoint.path)
+    entries = entries_of(folder, None if body else task.kind)
     manifest = Manifest(
         kind=kind,
         model=_name(model),

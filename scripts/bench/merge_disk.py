@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fusion_jax.checkpoints.mergekit_plan import read_plan
+from fusion_jax.checkpoints.mergekit.plan import read_plan
 from fusion_jax.checkpoints.run_merge import run_merge
 
 CHUNK = 2**24

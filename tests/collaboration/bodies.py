@@ -11,10 +11,11 @@ from fusion_jax.checkpoints.manifests import (
     Part,
     TensorFile,
 )
+from fusion_jax.checkpoints.object_files import file_sha256, table
 from fusion_jax.checkpoints.tensors import write_file
 from fusion_jax.collaboration.fusing import Member
 from fusion_jax.collaboration.screening import Candidate
-from fusion_jax.collaboration.weights_file import file_sha256, open_weights, table
+from fusion_jax.collaboration.weights_file import open_weights
 
 SHAPES = {
     "embeddings.weight": (12, 8),

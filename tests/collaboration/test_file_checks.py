@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fusion_jax.checkpoints.manifests import TensorFile
+from fusion_jax.checkpoints.object_files import file_sha256
 from fusion_jax.collaboration.screening import Candidate, Limits, screen
-from fusion_jax.collaboration.weights_file import file_sha256
 from tests.checkpoints.statistics import write_grams, write_model
 from tests.collaboration.bodies import (
     base_manifest,

@@ -11,17 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from fusion_jax.checkpoints.object_files import file_sha256
 from fusion_jax.checkpoints.tensors import CheckpointError
 from fusion_jax.collaboration import weights_file
 from fusion_jax.collaboration.contributions import opened
 from fusion_jax.collaboration.fusing import FuseOptions, Member, fuse
 from fusion_jax.collaboration.mean import mean_delta
-from fusion_jax.collaboration.weights_file import (
-    file_sha256,
-    open_weights,
-    pieces,
-    rounded,
-)
+from fusion_jax.collaboration.weights_file import open_weights, pieces, rounded
 from tests.collaboration.bodies import member, save
 from tests.collaboration.fuses import DTYPES, MEAN, fused, mean_of, round_of, wide
 

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.image import imread
 from safetensors.numpy import save_file
 
-from fusion_jax.checkpoints.inspection import inspect
+from fusion_jax.checkpoints.inspection.inspect import inspect
 from fusion_jax.reports import inspection_plots
 from fusion_jax.reports.inspection import write_inspection
 from fusion_jax.reports.inspection_tables import groups_table

@@ -1,0 +1,83 @@
+"""A base as a model folder with a card that tells where it came from."""
+
+import os
+from pathlib import Path
+
+from fusion_jax import atomic
+from fusion_jax.checkpoints import manifests
+from fusion_jax.checkpoints.manifests import BaseManifest
+from fusion_jax.checkpoints.model_card import model_card
+from fusion_jax.collaboration import layout
+from fusion_jax.collaboration.repository import Repository
+
+
+def export(
+    repository: Repository,
+    round_: int,
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a base as a Hugging Face folder, its manifest and a model card with it.
+
+    Args:
+      repository: with the base.
+      round_: of the base.
+      out: the folder.
+      overwrite: replace a folder that is there.
+
+    Raises:
+      FileExistsError: it is there.
+      RepositoryError: there is no such base, or its objects are damaged or gone.
+    """
+    target = Path(out)
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} is there; choose another --out or --overwrite")
+    base = repository.base(round_)
+    weights = repository.fetch(base.weights)
+    with atomic.directory(target) as staging:
+        folder = staging / "model"
+        repository.write_model(folder, weights)
+        for file in sorted(folder.iterdir()):
+            file.rename(staging / file.name)
+        folder.rmdir()
+        atomic.write_text(staging / "README.md", card(repository, base))
+        atomic.write_bytes(staging / "fusion_manifest.json", manifests.dump(base))
+    return target
+
+
+def card(repository: Repository, base: BaseManifest) -> str:
+    """The model card of a base: parents, contributors, weights, what was left out."""
+    data = repository.store.read(layout.base_manifest(base.round))
+    rejected = [
+        f"- {one.contributor or one.manifest}: {'; '.join(one.reasons)}"
+        for one in base.rejected
+    ]
+    notes = [f"Manifest {manifests.sha256(data)} of {repository.url}."]
+    if base.reason:
+        notes.append(base.reason)
+    if rejected:
+        notes.append("Left out by the screen:\n\n" + "\n".join(rejected))
+    sources = []
+    for part in base.parts:
+        found = repository.contribution(part.manifest).manifest
+        sources.append(
+            {
+                "name": part.contributor,
+                "task": part.task,
+                "sha256": part.sha256,
+                "base_round": part.base_round,
+                "license": "" if found is None else found.licence,
+            }
+        )
+    parent = "none" if base.parent is None else f"{base.parent.sha256}"
+    return model_card(
+        name=f"base {base.round}",
+        method="cold_fusion",
+        base=f"base {base.parent.round}, {parent}" if base.parent else parent,
+        sources=sources,
+        coefficients={part.contributor: part.weight for part in base.parts},
+        scores={},
+        sha256=base.weights.sha256,
+        notes="\n\n".join(notes),
+    )
