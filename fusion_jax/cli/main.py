@@ -16,6 +16,7 @@ from fusion_jax.version import __version__
 COMMANDS: dict[str, str] = {
     "merge": "merge checkpoint folders of any architecture and size",
     "dfwe": "interpolate experts of several source tasks for a target task",
+    "cold-fusion": "evolve a shared base by contributors' fine-tunes, simulated",
     "dataless-fusion": "merge owners' models without their data, and test the result",
     "repository": "evolve one base model with a group, on plain storage",
     "finetune": "fine-tune an encoder on one task",

@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from fusion_jax.reports import domains, elements, plots, single
+from fusion_jax.reports import domains, elements, plots, rounds, single
 from fusion_jax.reports.elements import Row
 from fusion_jax.reports.methods import NOT_ONE_MODEL, describe
 from fusion_jax.reports.summary import many_headline
@@ -92,7 +92,13 @@ def gains(summary: Mapping[str, Any]) -> str:
     """The method against the baselines, target by target."""
     own, parts = summary["method"], []
     label = describe(own).label
-    for reference in ("pretrain_finetune_best", "mean_expert", "average"):
+    for reference in (
+        "pretrain_finetune_best",
+        "mean_expert",
+        "average",
+        "base",
+        "multitask",
+    ):
         if own not in summary["methods"] or reference not in summary["methods"]:
             continue
         ours = summary["methods"][own]["targets"]
@@ -151,6 +157,7 @@ def sections(
     """All sections in reading order."""
     return (
         methods(summary),
+        rounds.many_groups(results),
         domains.unseen_summary(results.get("summary_out_of_domain")),
         domains.ranking(results),
         gains(summary),

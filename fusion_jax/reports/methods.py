@@ -61,6 +61,13 @@ OTHERS: dict[str, Method] = {
     "multitask": Method(
         "multi-task training", "upper reference: one model trained on all data"
     ),
+    "cold": Method("ColD Fusion", "the last base, fine-tuned on each task"),
+    "cold_frozen": Method("ColD Fusion, frozen", "a head on the last base"),
+    "base": Method("plain base", "the pretrained model, fine-tuned on each task"),
+    "base_frozen": Method("plain base, frozen", "a head on the pretrained model"),
+    "one_shot": Method("one-shot fuse", "all seen tasks contribute once"),
+    "one_shot_frozen": Method("one-shot fuse, frozen", "a head on that"),
+    "multitask_frozen": Method("multi-task, frozen", "a head on that"),
 }
 """Methods of the other systems."""
 
@@ -72,9 +79,9 @@ NOT_ONE_MODEL = (
     "individual",
 )
 # What a run is about, where it is not called like its system.
-MAIN = {"dataless_fusion": "regmean"}
+MAIN = {"dataless_fusion": "regmean", "cold_fusion": "cold"}
 # What a run's methods are held against: the first of these that it has.
-REFERENCES = ("mean_expert", "average")
+REFERENCES = ("mean_expert", "average", "base")
 
 
 def describe(name: str) -> Method:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fusion_jax.reports import course, domains, elements
+from fusion_jax.reports import course, domains, elements, rounds
 from fusion_jax.reports.elements import Cell, Row
 from fusion_jax.reports.methods import (
     NOT_ONE_MODEL,
@@ -211,6 +211,7 @@ def sections(results: Results, history: History) -> Sequence[str]:
     """All sections in reading order."""
     return (
         methods(results),
+        *rounds.sections(results),
         domains.unseen(results),
         sources(results),
         domains.choices(results),

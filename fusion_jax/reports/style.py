@@ -50,6 +50,7 @@ tr.own th:first-child { box-shadow: inset 3px 0 var(--accent); }
 tfoot th, tfoot td { border-bottom: 0; font-weight: 600; }
 td.best { color: var(--accent); font-weight: 650; }
 td.absent { color: var(--muted); }
+td.wrapped { text-align: left; white-space: normal; min-width: 12rem; }
 td.draw { padding-top: .15rem; padding-bottom: .15rem; }
 td.draw svg { display: block; }
 .good { color: var(--good); } .bad { color: var(--bad); }

@@ -14,7 +14,13 @@ from fusion_jax.reports.methods import (
 
 Results = Mapping[str, Any]
 
-MANY_REFERENCES = ("pretrain_finetune_best", "mean_expert", "best_expert", "average")
+MANY_REFERENCES = (
+    "pretrain_finetune_best",
+    "mean_expert",
+    "best_expert",
+    "average",
+    "base",
+)
 """What a method is held against over many runs: the first that was run on all."""
 
 
@@ -30,7 +36,13 @@ def headline(results: Results) -> str:
     bounds = interval_of(results, method) if split == "test" else None
     spread = f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else ""
     where = "on test" if split == "test" else "on dev (there is no test split)"
-    for reference in ("mean_expert", "best_expert", "direct_finetune", "average"):
+    for reference in (
+        "mean_expert",
+        "best_expert",
+        "direct_finetune",
+        "average",
+        "base",
+    ):
         other = score_of(results, reference, split)
         if other is not None:
             against = compare(score, other, f"the {describe(reference).label}")

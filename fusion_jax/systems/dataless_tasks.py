@@ -2,12 +2,10 @@
 
 from dataclasses import replace
 
-import numpy as np
-
 from fusion_jax.config import Config
-from fusion_jax.data import Task, TaskError, few_shot
+from fusion_jax.data import Task
 from fusion_jax.data.halves import non_iid_halves
-from fusion_jax.systems.tasks import cut, read_tasks
+from fusion_jax.systems.tasks import cut, read_tasks, sized
 
 
 def owners_tasks(config: Config, seed: int) -> list[Task]:
@@ -31,7 +29,14 @@ def owners_tasks(config: Config, seed: int) -> list[Task]:
     halves = config.halves
     made = []
     for task in tasks:
-        task = _sized(task, config, seed)
+        task = sized(
+            task,
+            # Halves draw their own rows.
+            rows=0 if halves.rows else config.shots,
+            max_dev_rows=config.max_dev_rows,
+            max_test_rows=config.max_test_rows,
+            seed=seed,
+        )
         if halves.rows:
             made += non_iid_halves(task, halves.rows, halves.share, seed)
         else:
@@ -56,23 +61,3 @@ def unseen_tasks(config: Config, seed: int) -> list[Task]:
             )
         )
     return made
-
-
-def _sized(task: Task, config: Config, seed: int) -> Task:
-    """At most so many rows of each split, drawn with the seed."""
-    task = cut(task, shots=0, max_test_rows=config.max_test_rows, seed=seed)
-    dev = task.splits.get("dev", ())
-    if config.max_dev_rows and len(dev) > config.max_dev_rows:
-        generator = np.random.Generator(np.random.PCG64(seed))
-        rows = np.sort(generator.choice(len(dev), config.max_dev_rows, replace=False))
-        splits = {**task.splits, "dev": tuple(dev[i] for i in rows)}
-        task = replace(task, splits=splits)
-    rows = len(task.rows("train"))
-    if config.shots and not config.halves.rows and config.shots < rows:
-        # Few shots draws dev too; here dev has its own size.
-        fewer = few_shot(task, config.shots, seed)
-        splits = {**task.splits, "train": fewer.splits["train"]}
-        task = replace(task, splits=splits)
-    if "dev" not in task.splits:
-        raise TaskError(f"task {task.name!r} has no dev split to choose on")
-    return task

@@ -16,7 +16,7 @@ from fusion_jax.systems.experts import fitted_once, head_key
 from fusion_jax.systems.given import given_experts
 from fusion_jax.systems.multitask import train_together
 from fusion_jax.systems.problem import Problem, make_problem, starting_params
-from fusion_jax.training.config import FitConfig
+from fusion_jax.systems.stages import stage_config
 from fusion_jax.types import Params
 
 SHARED_HEAD = "shared"
@@ -44,7 +44,7 @@ def train_members(
     """
     if config.experts:
         return _given(config, problems)
-    fit = fit_config(config.fit, config, seed)
+    fit = stage_config(config.fit, config, seed)
     models = {}
     for name, problem in problems.items():
         drawn = SHARED_HEAD if config.head_init == "same" else name
@@ -72,7 +72,7 @@ def joint_model(
     Returns:
       `(member or None for an unseen domain) -> [model]`.
     """
-    fit = fit_config(config.multitask, config, seed)
+    fit = stage_config(config.multitask, config, seed)
     if config.labels == "private":
         joint, _ = train_together(problems, encoder, fit, folder)
 
@@ -93,11 +93,6 @@ def joint_model(
         whole.task.name, whole, encoder, start, fit, folder, head=SHARED_HEAD
     )
     return lambda member: [model]
-
-
-def fit_config(options: Config, config: Config, seed: int) -> FitConfig:
-    """A stage's options with the seed and dtype of the run."""
-    return FitConfig(**{**options.to_dict(), "seed": seed, "dtype": config.dtype})
 
 
 def _given(config: Config, problems: Mapping[str, Problem]) -> dict[str, Params]:

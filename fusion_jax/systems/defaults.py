@@ -227,6 +227,13 @@ def shrink(config: Config) -> None:
         config.cascade_alphas = (0.9,)
         config.mats_iterations = 5
         return
+    if config.system == "cold_fusion":
+        for stage in (config.fit, config.finetune, config.few, config.multitask):
+            stage.update({"epochs": 1, "head_epochs": 0})
+        config.probe.head_epochs = 1
+        config.rounds, config.contributors = 2, 2
+        config.max_dev_rows, config.few_shot = 32, 16
+        return
     config.source_shots = 32
     config.search.budget = 24
     config.plane = 3

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from fusion_jax.config import Config
+from fusion_jax.systems.cold_defaults import cold_config
 from fusion_jax.systems.defaults import (
     dataless_config,
     dfwe_config,
@@ -25,6 +26,13 @@ def dfwe_on_folders(data: str | os.PathLike[str]) -> Config:
 def dataless_on_folders(data: str | os.PathLike[str]) -> Config:
     """Dataless fusion's config for a folder of task folders, one owner each."""
     config: Config = dataless_config()
+    config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
+    return config
+
+
+def cold_on_folders(data: str | os.PathLike[str]) -> Config:
+    """ColD Fusion's config for a folder of task folders, one contributor each."""
+    config: Config = cold_config()
     config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
     return config
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from fusion_jax.data import Task, few_shot, load_task, split_off_dev
+from fusion_jax.data import Task, TaskError, few_shot, load_task, split_off_dev
 from fusion_jax.data.feta_friends import load_feta_friends
 from fusion_jax.data.hub import from_datasets
 from fusion_jax.data.synthetic import generate
@@ -121,10 +121,36 @@ def cut(task: Task, *, shots: int, max_test_rows: int, seed: int) -> Task:
     """Few shots of a task, and a seeded part of a large test split."""
     if shots and shots < len(task.rows("train")):
         task = few_shot(task, shots, seed)
-    test = task.splits.get("test", ())
-    if max_test_rows and len(test) > max_test_rows:
-        generator = np.random.Generator(np.random.PCG64(seed))
-        rows = np.sort(generator.choice(len(test), max_test_rows, replace=False))
-        splits = {**task.splits, "test": tuple(test[i] for i in rows)}
+    return _at_most(task, "test", max_test_rows, seed)
+
+
+def sized(
+    task: Task, *, rows: int, max_dev_rows: int, max_test_rows: int, seed: int
+) -> Task:
+    """At most so many rows of each split, drawn with the seed; 0 = all.
+
+    Unlike with few shots, dev has a size of its own.
+
+    Raises:
+      TaskError: the task has no dev split.
+    """
+    task = _at_most(task, "test", max_test_rows, seed)
+    task = _at_most(task, "dev", max_dev_rows, seed)
+    if rows and rows < len(task.rows("train")):
+        fewer = few_shot(task, rows, seed)
+        splits = {**task.splits, "train": fewer.splits["train"]}
         task = replace(task, splits=splits)
+    if "dev" not in task.splits:
+        raise TaskError(f"task {task.name!r} has no dev split to choose on")
     return task
+
+
+def _at_most(task: Task, split: str, size: int, seed: int) -> Task:
+    """A seeded part of a split that has more rows than `size`, if that is not 0."""
+    rows = task.splits.get(split, ())
+    if not size or len(rows) <= size:
+        return task
+    generator = np.random.Generator(np.random.PCG64(seed))
+    chosen = np.sort(generator.choice(len(rows), size, replace=False))
+    splits = {**task.splits, split: tuple(rows[i] for i in chosen)}
+    return replace(task, splits=splits)

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from fusion_jax.cli.configure import read_config
 from fusion_jax.cli.failures import WrongUsage
 from fusion_jax.systems.folders import (
+    cold_on_folders,
     dataless_on_folders,
     dfwe_on_folders,
     finetune_on_folder,
@@ -34,6 +35,8 @@ def fits(config):
 
 def test_there_are_configs():
     assert {
+        "cold_fusion/quickstart",
+        "cold_fusion/local",
         "dataless_fusion/quickstart",
         "dataless_fusion/local",
         "dfwe/quickstart",
@@ -59,6 +62,8 @@ def test_smoke_makes_it_smaller_and_adds_no_field(path):
     assert all(options["epochs"] <= 1 for options in fits(small).values())
     if "search" in small:
         assert small.search.budget < whole.search.budget
+    if "rounds" in small:
+        assert small.rounds < whole.rounds
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
@@ -97,6 +102,7 @@ def plain(config):
 @pytest.mark.parametrize("path", LOCAL, ids=name)
 def test_a_command_on_a_folder_runs_what_the_local_config_runs(path, tmp_path):
     made = {
+        "cold_fusion": cold_on_folders,
         "dataless_fusion": dataless_on_folders,
         "dfwe": dfwe_on_folders,
         "finetune": finetune_on_folder,
