@@ -6,9 +6,12 @@ says is checked when it is read; nothing in a repository is trusted without one.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar
+
+from fusion_jax.checkpoints.object_names import is_name
 
 SCHEMA = 1
 """Raised where an older reader would misunderstand; newer optional fields do not."""
@@ -16,6 +19,10 @@ SCHEMA = 1
 
 class ManifestError(ValueError):
     """A manifest cannot be used; names the object, the field and the remedy."""
+
+
+class NewerSchema(ManifestError):
+    """A manifest that a newer version of fusion_jax reads."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,8 @@ class Part:
       sha256: of its weights.
       base_round: of the base that it began from.
       weight: its share, of sum one over all parts.
+      licence: of its data, where known.
+      scores: on the contributor's own dev rows, as it told them.
     """
 
     manifest: str
@@ -109,6 +118,8 @@ class Part:
     sha256: str
     base_round: int
     weight: float
+    licence: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,8 +152,11 @@ class BaseManifest:
       verdicts: name of the contribution's manifest -> the whole verdict of the screen.
       operator: 'method', 'options', 'server_rate', 'optimizer' and the rest of what
         decides the weights, and 'screen', the limits.
+      clipped: SHA-256 of a contribution's weights -> what its way was multiplied by;
+        those alone that were shortened.
+      notes: what the method did not do, for people.
       optimizer: state of a server optimizer; None without one.
-      memory: 'accumulator_bytes', 'peak_bytes', 'downloaded_bytes' of the fuse.
+      memory: 'accumulator_bytes' and 'peak_bytes' of the fuse.
       seconds: of each of its stages.
       model: name of a companion file -> SHA-256; of base 0.
       reason: why a fork was made, or what the base 0 came from.
@@ -157,6 +171,8 @@ class BaseManifest:
     rejected: tuple[Rejected, ...] = ()
     verdicts: Mapping[str, Any] = field(default_factory=dict)
     operator: Mapping[str, Any] = field(default_factory=dict)
+    clipped: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     optimizer: TensorFile | None = None
     memory: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -189,6 +205,8 @@ _NESTED: Mapping[str, type] = {
     "optimizer": TensorFile,
 }
 _LISTS: Mapping[str, type] = {"parts": Part, "rejected": Rejected}
+_SENTENCES = ("reasons", "notes")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def dump(manifest: BaseManifest | ContributionManifest) -> bytes:
@@ -212,8 +230,8 @@ def load(kind: type[Manifest], data: bytes, name: str) -> Manifest:
         out: a newer version may say more.
     """
     try:
-        record = json.loads(data)
-    except (ValueError, UnicodeDecodeError) as error:
+        record = json.loads(data, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise ManifestError(
             f"{name}: no JSON ({error}); it was not written by fusion_jax, or damaged"
         ) from error
@@ -221,7 +239,7 @@ def load(kind: type[Manifest], data: bytes, name: str) -> Manifest:
         raise ManifestError(f"{name}: no manifest of a {KINDS[kind]}")
     schema = record.get("schema")
     if not isinstance(schema, int) or schema > SCHEMA:
-        raise ManifestError(
+        raise NewerSchema(
             f"{name}: schema {schema!r}, this version of fusion_jax reads up to "
             f"{SCHEMA}: install a newer one"
         )
@@ -249,7 +267,8 @@ def _make(kind: type, record: Any, faults: list[str], where: str) -> Any:
         value = record[entry.name]
         place = f"{where}{entry.name}"
         if entry.name in _NESTED:
-            if value is not None:
+            # Null stands for what may be missing, and for nothing else.
+            if value is not None or entry.default is not None:
                 value = _make(_NESTED[entry.name], value, faults, f"{place}.")
         elif entry.name in _LISTS:
             if not isinstance(value, list):
@@ -259,11 +278,15 @@ def _make(kind: type, record: Any, faults: list[str], where: str) -> Any:
                 _make(_LISTS[entry.name], one, faults, f"{place}[{i}].")
                 for i, one in enumerate(value)
             )
-        elif entry.name == "reasons" and isinstance(value, list):
-            value = tuple(str(reason) for reason in value)
+        elif entry.name in _SENTENCES and isinstance(value, list):
+            value = tuple(str(sentence) for sentence in value)
         elif not _fits(entry.type, value):
-            faults.append(f"{place} is {value!r}")
+            faults.append(f"{place} is {repr(value)[:80]}")
             continue
+        elif entry.name.endswith("sha256") and not _SHA256.fullmatch(value):
+            faults.append(f"{place} is no SHA-256: {value[:80]!r}")
+        elif kind is TensorFile and entry.name == "name" and not is_name(value):
+            faults.append(f"{place} is no name of an object: {value[:80]!r}")
         values[entry.name] = value
     missing = [
         f"{where}{entry.name} is missing"
@@ -283,4 +306,8 @@ def _fits(declared: Any, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if declared is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, (Mapping, list)) or value is None
+    return isinstance(value, Mapping)
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number")

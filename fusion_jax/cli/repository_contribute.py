@@ -29,7 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="processes",
         help="with --tasks: run them here or on a Ray cluster, or print a batch file",
     )
-    add("--workers", type=int, default=1, help="with --tasks: how many at once")
+    add(
+        "--workers",
+        type=int,
+        help="with --tasks: how many at once; one here, as many as it will in a "
+        "batch file",
+    )
     add("--image", default="fusion-jax", help="with --backend=kubernetes")
     add("--contributor", default="", metavar="ID", help="who; the task's name without")
     add(
@@ -133,12 +138,12 @@ def _many(options: argparse.Namespace) -> None:
     if options.backend in PRINTED:
         print(
             PRINTED[options.backend](
-                jobs, workers=options.workers, image=options.image
+                jobs, workers=options.workers or 0, image=options.image
             ),
             end="",
         )
         return
-    outcomes = BACKENDS[options.backend](jobs, workers=options.workers)
+    outcomes = BACKENDS[options.backend](jobs, workers=options.workers or 1)
     check(outcomes)
     records = [outcome.record for outcome in outcomes if outcome.record is not None]
     lines = [

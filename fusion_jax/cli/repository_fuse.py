@@ -28,6 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the server: none, momentum (FedAvgM) or adam (FedAdam)",
     )
     add(
+        "--optimizer-set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the server's optimizer (momentum, beta1, beta2, tau)",
+    )
+    add("--seed", type=int, default=0, help="of methods that draw random masks")
+    add(
         "--discount",
         type=float,
         default=0.25,
@@ -69,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out a contributor, or weights by 8 digits of their hash",
     )
     add("--reason", default="", help="with --without: why, for the manifest")
+    add("--name", default="", help="with --without: of the repository made, in forks/")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -83,7 +92,13 @@ def run(options: argparse.Namespace) -> None:
         raise WrongUsage("--round and --without go together: which base, without whom")
     repository = open_repository(options.url, cache=options.cache)
     if options.without:
-        made = fork(repository, options.round, options.without, reason=options.reason)
+        made = fork(
+            repository,
+            options.round,
+            options.without,
+            name=options.name,
+            reason=options.reason,
+        )
         base = made.base(0)
         text = f"{made.url}: base {options.round} without {', '.join(options.without)}"
         record = {"url": made.url, "round": 0, "sha256": base.weights.sha256}
@@ -96,6 +111,8 @@ def run(options: argparse.Namespace) -> None:
             options=_pairs(options.set, "--set"),
             server_rate=options.server_rate,
             optimizer=options.optimizer,
+            optimizer_options=_pairs(options.optimizer_set, "--optimizer-set"),
+            seed=options.seed,
             discount=options.discount,
             clip=options.clip,
         ),
@@ -108,8 +125,17 @@ def run(options: argparse.Namespace) -> None:
         "url": repository.url,
         "round": base.round,
         "sha256": base.weights.sha256,
-        "parts": {part.contributor: part.weight for part in base.parts},
-        "rejected": {r.contributor or r.manifest: r.reasons for r in base.rejected},
+        "parts": [
+            {
+                "contributor": part.contributor,
+                "task": part.task,
+                "sha256": part.sha256,
+                "weight": part.weight,
+            }
+            for part in base.parts
+        ],
+        "rejected": [dataclasses.asdict(rejected) for rejected in base.rejected],
+        "notes": list(base.notes),
         "memory": dict(base.memory),
         "seconds": dict(base.seconds),
     }

@@ -1,5 +1,6 @@
 """A base as a model folder with a card that tells where it came from."""
 
+import json
 import os
 from pathlib import Path
 
@@ -54,30 +55,57 @@ def card(repository: Repository, base: BaseManifest) -> str:
         for one in base.rejected
     ]
     notes = [f"Manifest {manifests.sha256(data)} of {repository.url}."]
-    if base.reason:
-        notes.append(base.reason)
+    notes += [base.reason] if base.reason else []
+    if base.parts:
+        notes.append(_how(base))
+    notes += list(base.notes)
     if rejected:
         notes.append("Left out by the screen:\n\n" + "\n".join(rejected))
-    sources = []
-    for part in base.parts:
-        found = repository.contribution(part.manifest).manifest
-        sources.append(
-            {
-                "name": part.contributor,
-                "task": part.task,
-                "sha256": part.sha256,
-                "base_round": part.base_round,
-                "license": "" if found is None else found.licence,
-            }
-        )
+    labels = _labels(base)
+    sources = [
+        {
+            "name": label,
+            "task": part.task,
+            "sha256": part.sha256,
+            "base_round": part.base_round,
+            "license": part.licence,
+        }
+        for label, part in zip(labels, base.parts, strict=True)
+    ]
     parent = "none" if base.parent is None else f"{base.parent.sha256}"
     return model_card(
         name=f"base {base.round}",
         method="cold_fusion",
         base=f"base {base.parent.round}, {parent}" if base.parent else parent,
         sources=sources,
-        coefficients={part.contributor: part.weight for part in base.parts},
+        coefficients={
+            label: part.weight for label, part in zip(labels, base.parts, strict=True)
+        },
         scores={},
         sha256=base.weights.sha256,
         notes="\n\n".join(notes),
     )
+
+
+def _how(base: BaseManifest) -> str:
+    """How the parts were fused, in a line."""
+    told = {
+        k: v for k, v in base.operator.items() if k != "screen" and v not in ({}, 0)
+    }
+    words = ", ".join(f"{name} {json.dumps(value)}" for name, value in told.items())
+    versions = ", ".join(f"{name} {v}" for name, v in base.versions.items())
+    shortened = f" {len(base.clipped)} contributions were shortened." * bool(
+        base.clipped
+    )
+    return f"Fused by {words} ({versions}).{shortened}"
+
+
+def _labels(base: BaseManifest) -> list[str]:
+    """A name for each part: the contributor's, with more where it came twice."""
+    names = [part.contributor for part in base.parts]
+    return [
+        part.contributor
+        if names.count(part.contributor) == 1
+        else f"{part.contributor} ({part.task}, {part.sha256[:8]})"
+        for part in base.parts
+    ]

@@ -1,9 +1,11 @@
 """A round made anew without some of its contributions, beside the one that stands."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 
 from fusion_jax.checkpoints.manifests import BaseManifest, Part
+from fusion_jax.checkpoints.object_files import described
 from fusion_jax.collaboration import layout
 from fusion_jax.collaboration.fused_base import fuse_contributions
 from fusion_jax.collaboration.fusing import FuseOptions
@@ -45,6 +47,11 @@ def fork(
       ValueError: `without` names nobody of that round.
     """
     base = repository.base(round_)
+    if base.fork_of is not None:
+        raise RepositoryError(
+            f"{repository.url}: base {round_} is itself a fork; fork the repository "
+            "that it came from once more, without both"
+        )
     if not base.parts or base.parent is None:
         raise RepositoryError(
             f"{repository.url}: base {round_} was not fused from contributions, so it "
@@ -53,14 +60,16 @@ def fork(
     left = _without(base, without)
     kept = [_found(repository, part) for part in left]
     parent = repository.base(base.parent.round)
-    target = repository.below(
-        layout.FORKS
-        + layout.part(name or "_".join([f"round_{round_}_without", *sorted(without)]))
-    )
+    name = name or _name(round_, without)
+    target = repository.below(f"{layout.FORKS}{layout.part(name)}")
     options = _options(base)
     with repository.scratch() as place:
         made = fuse_contributions(repository, parent, kept, options, place)
         repository.write_model(place / "model", made.file)
+        state = None
+        if made.state is not None:
+            state = described(made.state, layout.base_folder(0), ".optimizer")
+            target.store.upload(made.state, state.name)
         publish_first(
             target,
             place / "model",
@@ -68,6 +77,9 @@ def fork(
             fork_of=base.reference,
             parts=made.parts,
             operator=base.operator,
+            clipped=made.fused.clipped,
+            notes=made.notes,
+            optimizer=state,
             memory=made.fused.memory,
             seconds=made.fused.seconds,
             reason=reason or f"base {round_} without {', '.join(sorted(without))}",
@@ -96,6 +108,15 @@ def _without(base: BaseManifest, without: Sequence[str]) -> list[Part]:
             f"go back to base {base.round - 1} instead"
         )
     return left
+
+
+def _name(round_: int, without: Sequence[str]) -> str:
+    """By who is left out; by a hash of them where there are too many to name."""
+    words = "_".join([f"round_{round_}_without", *sorted(without)])
+    if len(words) <= 100:
+        return words
+    digest = hashlib.sha256("/".join(sorted(without)).encode()).hexdigest()[:16]
+    return f"round_{round_}_without_{len(without)}_{digest}"
 
 
 def _options(base: BaseManifest) -> FuseOptions:

@@ -11,6 +11,9 @@ from fusion_jax.merging import MERGES
 
 MEAN, NONE = "mean", "none"
 
+MOST_ADAM = 0.1
+"""Largest server rate of adam, whose steps are about that long in every weight."""
+
 OPTIMIZERS: Mapping[str, Mapping[str, float]] = {
     NONE: {},
     "momentum": {"momentum": 0.9},
@@ -73,6 +76,13 @@ def check(options: FuseOptions) -> None:
             faults.append(
                 f"{name}: {value!r} is no finite number "
                 + ("greater than 0" if least is None else "from 0 on")
+            )
+    if options.optimizer == "adam" and _is_number(options.server_rate):
+        if options.server_rate > MOST_ADAM:
+            faults.append(
+                f"server_rate: {options.server_rate:g} with adam moves every weight by "
+                f"about so much; give the size of a step, such as 0.001 (at most "
+                f"{MOST_ADAM:g})"
             )
     if not isinstance(options.seed, int):
         faults.append(f"seed: {options.seed!r} is no whole number")

@@ -1,8 +1,9 @@
 """Contributions that were accepted become the weights of a base."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fusion_jax.checkpoints.manifests import (
     BaseManifest,
@@ -20,12 +21,14 @@ class Made(NamedTuple):
       file: its weights.
       state: of the server optimizer; None without one.
       parts: what went in, in the order of the hashes of weights.
+      notes: what was not done, for people.
       fused: weights, memory and seconds.
     """
 
     file: Path
     state: Path | None
     parts: tuple[Part, ...]
+    notes: tuple[str, ...]
     fused: Fused
 
 
@@ -58,12 +61,21 @@ def fuse_contributions(
         for _, _, manifest in held.values()
     ]
     file, state = place / "fused.safetensors", place / "state.safetensors"
+    before, notes = None, ()
+    if parent.optimizer is not None:
+        if parent.operator.get("optimizer") == options.optimizer:
+            before = repository.fetch(parent.optimizer)
+        else:
+            told = (
+                f"the state of {parent.operator.get('optimizer')} ends with this base"
+            )
+            notes = (told,)
     fused = fuse(
         repository.fetch(parent.weights),
         members,
         options,
         file,
-        state=None if parent.optimizer is None else repository.fetch(parent.optimizer),
+        state=before,
         state_out=state,
         config=repository.base_folder(parent.round),
     )
@@ -79,9 +91,26 @@ def fuse_contributions(
                 sha256=digest,
                 base_round=manifest.base.round,
                 weight=fused.weights[digest],
+                licence=manifest.licence,
+                scores=numbers(manifest.scores),
             )
         )
-    return Made(file, state if state.is_file() else None, tuple(parts), fused)
+    return Made(
+        file,
+        state if state.is_file() else None,
+        tuple(parts),
+        (*notes, *fused.notes),
+        fused,
+    )
+
+
+def numbers(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Those of a contributor's scores that are finite numbers; anybody wrote them."""
+    return {
+        name: float(score)
+        for name, score in scores.items()
+        if isinstance(score, (int, float)) and math.isfinite(score)
+    }
 
 
 def _member(

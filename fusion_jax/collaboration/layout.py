@@ -1,10 +1,11 @@
 """Where everything lies in a weight repository.
 
-repository.json                              what it is: format, limits
 model/<sha256>/<file>                        config and tokenizer of all bases
 bases/<round>.json                           a base's manifest: creating it promotes it
 bases/<round>/<sha256>.safetensors           its weights
+bases/<round>/<sha256>.optimizer.safetensors state of a server optimizer
 contributions/<round>/<contributor>/<run>/<sha256>.safetensors   weights, written first
+contributions/<round>/<contributor>/<run>/<sha256>.statistics.safetensors
 contributions/<round>/<contributor>/<run>/manifest.json          ... then the manifest
 forks/<name>/...                             a repository made by fusing a round anew
 latest.json                                  where to look first, never the truth
@@ -15,7 +16,6 @@ digits, so that the order of names is the order of rounds.
 
 import re
 
-REPOSITORY = "repository.json"
 LATEST = "latest.json"
 MANIFEST = "manifest.json"
 BASES = "bases/"
@@ -53,12 +53,6 @@ def contributions(round_: int) -> str:
 def contribution_folder(round_: int, contributor: str, run: str) -> str:
     """Prefix of one contribution."""
     return f"{contributions(round_)}{part(contributor)}/{part(run)}/"
-
-
-def round_of(name: str) -> int | None:
-    """The round of a base's manifest by its name; None of any other name."""
-    found = re.fullmatch(r"bases/(\d{6})\.json", name)
-    return int(found[1]) if found else None
 
 
 def part(name: str) -> str:

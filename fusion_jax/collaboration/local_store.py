@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fusion_jax import atomic
-from fusion_jax.collaboration import local_files, names
+from fusion_jax.checkpoints import object_names as names
+from fusion_jax.collaboration import local_files
 from fusion_jax.collaboration.local_faults import explained
 from fusion_jax.collaboration.store import (
     Conflict,

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 from fusion_jax import atomic
-from fusion_jax.collaboration import names
+from fusion_jax.checkpoints import object_names as names
 from fusion_jax.collaboration.store import Conflict, ObjectMissing, Versioned
 
 

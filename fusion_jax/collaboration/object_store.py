@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from fusion_jax import atomic
-from fusion_jax.collaboration import names
+from fusion_jax.checkpoints import object_names as names
 from fusion_jax.collaboration.store import (
     Conflict,
     ObjectMissing,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fusion_jax.collaboration import names
+from fusion_jax.checkpoints import object_names as names
 from fusion_jax.collaboration.store import Store, Versioned
 
 

@@ -21,7 +21,6 @@ from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.checkpoints import manifests
 from fusion_jax.checkpoints.manifests import (
     BaseManifest,
-    BaseReference,
     ContributionManifest,
     ManifestError,
     TensorFile,
@@ -32,7 +31,8 @@ from fusion_jax.collaboration import layout, marks
 from fusion_jax.collaboration.store import ObjectMissing, Store, StoreError
 from fusion_jax.collaboration.stores import open_store, prefixed
 
-FORMAT = 1
+MOST_MANIFEST = 2**24
+"""Bytes of a contribution's manifest: of more, no one reads any."""
 
 
 class RepositoryError(StoreError):
@@ -48,12 +48,14 @@ class Found:
       manifest: what it says; None where it cannot be read.
       sha256: of the manifest's bytes.
       fault: why it cannot be read; '' otherwise.
+      newer: whether a newer version of fusion_jax could.
     """
 
     name: str
     manifest: ContributionManifest | None
     sha256: str
     fault: str = ""
+    newer: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Repository:
     store: Store
     cache: Path
     _bases: dict[int, BaseManifest] = field(default_factory=dict, repr=False)
+    _contributions: dict[str, Found] = field(default_factory=dict, repr=False)
+    _checked: set[str] = field(default_factory=set, repr=False)
 
     @property
     def url(self) -> str:
@@ -135,42 +139,64 @@ class Repository:
         ]
 
     def contribution(self, name: str) -> Found:
-        """One contribution by the name of its manifest; a fault of it is told."""
+        """One contribution by the name of its manifest; a fault of it is told.
+
+        Manifests never change, so one that was read is not read again.
+        """
+        if name not in self._contributions:
+            self._contributions[name] = self._read_contribution(name)
+        return self._contributions[name]
+
+    def _read_contribution(self, name: str) -> Found:
+        source = f"{self.url}/{name}"
+        size = self.store.size(name) or 0
+        if size > MOST_MANIFEST:
+            why = f"{source}: {size} bytes; a manifest has at most {MOST_MANIFEST}"
+            return Found(name, None, "", why)
         data = self.store.read(name)
-        digest, source = manifests.sha256(data), f"{self.url}/{name}"
+        digest = manifests.sha256(data)
         try:
             manifest = manifests.load(ContributionManifest, data, source)
-            place = layout.contribution_folder(
-                manifest.base.round, manifest.contributor, manifest.run
-            )
-            if name != f"{place}{layout.MANIFEST}":
-                raise ManifestError(
-                    f"{source}: by what it says it belongs at {place}: it was copied "
-                    "or edited"
-                )
+            _check_place(manifest, name, source)
         except ValueError as error:
-            return Found(name, None, digest, str(error))
+            newer = isinstance(error, manifests.NewerSchema)
+            return Found(name, None, digest, str(error), newer=newer)
         return Found(name, manifest, digest)
 
     def fetch(self, file: TensorFile) -> Path:
         """A tensor file in the cache, as its manifest says it is.
 
+        What the cache has is looked at once by each process.
+
         Raises:
           RepositoryError: the object is gone, or another than the manifest says.
         """
         target = self.cache / "tensors" / f"{file.sha256}.safetensors"
-        if target.is_file() and target.stat().st_size == file.bytes:
+        if file.sha256 in self._checked and target.is_file():
             return target
+        if not (target.is_file() and file_sha256(target) == file.sha256):
+            self._fetch(file, target)
+        self._checked.add(file.sha256)
+        return target
+
+    def _fetch(self, file: TensorFile, target: Path) -> None:
+        place = f"{self.url}/{file.name}"
+        stored = self.store.size(file.name)
+        # Before the download, which a wrong size could make endless.
+        if stored is not None and stored != file.bytes:
+            raise RepositoryError(
+                f"{place}: the object has {stored} bytes, its manifest says "
+                f"{file.bytes}: it was damaged or replaced; restore it from a copy"
+            )
         with atomic.file(target) as staging:
             self._download(file.name, staging)
             digest = file_sha256(staging)
             if digest != file.sha256:
                 raise RepositoryError(
-                    f"{self.url}/{file.name}: the SHA-256 of the object is "
-                    f"{digest[:16]}..., its manifest says {file.sha256[:16]}...: it "
-                    "was damaged or replaced; restore it from a copy"
+                    f"{place}: the SHA-256 of the object is {digest[:16]}..., its "
+                    f"manifest says {file.sha256[:16]}...: it was damaged or "
+                    "replaced; restore it from a copy"
                 )
-        return target
 
     def base_folder(self, round_: int) -> Path:
         """A base as a local folder that `checkpoints.huggingface.load` opens."""
@@ -194,16 +220,27 @@ class Repository:
         return target
 
     def write_model(self, folder: Path, weights: Path) -> None:
-        """A folder of weights with config and tokenizer of the repository's bases."""
+        """A folder of weights with config and tokenizer of the repository's bases.
+
+        Of copies: what is done to it does nothing to the cache.
+        """
         folder.mkdir()
-        _link(weights, folder / WEIGHTS)
+        shutil.copyfile(weights, folder / WEIGHTS)
         for name, digest in self.base(0).model.items():
-            self._download(layout.model_file(name, digest), folder / name)
-            if file_sha256(folder / name) != digest:
-                raise RepositoryError(
-                    f"{self.url}/{layout.model_file(name, digest)}: the object is not "
-                    "what its name says; restore it from a copy"
-                )
+            shutil.copyfile(self._companion(name, digest), folder / name)
+
+    def _companion(self, name: str, digest: str) -> Path:
+        """A file of all bases, in the cache."""
+        target = self.cache / "model" / digest / name
+        if not target.is_file():
+            with atomic.file(target) as staging:
+                self._download(layout.model_file(name, digest), staging)
+                if file_sha256(staging) != digest:
+                    raise RepositoryError(
+                        f"{self.url}/{layout.model_file(name, digest)}: the object is "
+                        "not what its name says; restore it from a copy"
+                    )
+        return target
 
     def below(self, prefix: str) -> "Repository":
         """Another repository, below a prefix of this one's store."""
@@ -326,20 +363,18 @@ def _at(
     return Repository(store, Path(cache))
 
 
-def _link(source: Path, target: Path) -> None:
-    """One file under a second name, or a copy where the disk has no links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-__all__ = [
-    "BaseReference",
-    "Found",
-    "Repository",
-    "RepositoryError",
-    "init_repository",
-    "open_repository",
-    "publish_first",
-]
+def _check_place(manifest: ContributionManifest, name: str, source: str) -> None:
+    """Raises where a manifest lies elsewhere, or names what is not its own."""
+    place = layout.contribution_folder(
+        manifest.base.round, manifest.contributor, manifest.run
+    )
+    if name != f"{place}{layout.MANIFEST}":
+        raise ManifestError(
+            f"{source}: by what it says it belongs at {place}: it was copied or edited"
+        )
+    files = [manifest.weights, manifest.statistics]
+    foreign = [f.name for f in files if f is not None and not f.name.startswith(place)]
+    if foreign:
+        raise ManifestError(
+            f"{source}: names {', '.join(foreign)}, outside of its own folder"
+        )

@@ -2,55 +2,25 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 
 from fusion_jax.checkpoints import manifests
-from fusion_jax.checkpoints.manifests import (
-    BaseManifest,
-    ContributionManifest,
-    Rejected,
-    TensorFile,
-)
+from fusion_jax.checkpoints.manifests import BaseManifest, Rejected, TensorFile
 from fusion_jax.checkpoints.object_files import described
 from fusion_jax.collaboration import layout, marks
 from fusion_jax.collaboration.fused_base import fuse_contributions
 from fusion_jax.collaboration.fusing import FuseOptions, check
-from fusion_jax.collaboration.repository import Found, Repository, RepositoryError
-from fusion_jax.collaboration.screening import (
-    Candidate,
-    Limits,
-    Probe,
-    Verdict,
-    early,
-    screen,
-)
+from fusion_jax.collaboration.repository import Found, Repository
+from fusion_jax.collaboration.screening import Limits, Probe
+from fusion_jax.collaboration.store import StoreError
+from fusion_jax.collaboration.verdicts import check_limits
+from fusion_jax.collaboration.waiting import Screened, screen_all, waiting_for
 
 logger = logging.getLogger(__name__)
-
-POLL = 2.0  # seconds between two looks at a round that is not complete
 
 
 class NotReady(ValueError):
     """Too few contributions have been accepted yet; says how many are waiting."""
-
-
-@dataclass(frozen=True)
-class Screened:
-    """The contributions that wait for a fuse, and what the screen says of them.
-
-    Attributes:
-      found: name of the manifest -> contribution.
-      verdicts: name -> verdict, of all.
-    """
-
-    found: Mapping[str, Found]
-    verdicts: Mapping[str, Verdict]
-
-    @property
-    def accepted(self) -> list[str]:
-        """Names of those that may be fused."""
-        return [name for name, verdict in self.verdicts.items() if verdict.accepted]
 
 
 def fuse_round(
@@ -61,7 +31,7 @@ def fuse_round(
     quorum: int = 1,
     deadline: float | None = None,
     probe: Probe | None = None,
-    poll: float = POLL,
+    poll: float | None = None,
 ) -> BaseManifest:
     """Screens and fuses what waits, and promotes the result to the next base.
 
@@ -80,7 +50,8 @@ def fuse_round(
       deadline: seconds, by this machine's clock, after which fewer will do; until
         then the quorum is waited for. None = what is there now is the quorum or not.
       probe: `(file) -> score` on held-out data, higher is better.
-      poll: seconds between two looks.
+      poll: seconds between two looks; default a hundredth of the deadline, from 2 to
+        60.
 
     Returns:
       The manifest of the new base.
@@ -92,97 +63,32 @@ def fuse_round(
     """
     options, limits = options or FuseOptions(), limits or Limits()
     check(options)
+    check_limits(limits)
     if quorum < 1:
         raise ValueError(f"quorum: {quorum}; at least 1 contribution makes a base")
     began = time.monotonic()
     parent = repository.current()
     screened, known = None, None
     while True:
+        if repository.current().round > parent.round:
+            logger.info("another fuser has ended the round meanwhile")
+            return repository.base(parent.round + 1)
         waiting = waiting_for(repository, parent)
         names = [found.name for found in waiting]
-        if screened is None or names != known:
+        # What was deferred is looked at anew each time.
+        if screened is None or names != known or screened.deferred:
             known = names
-            screened = screen_all(repository, parent, waiting, limits, probe)
+            screened = screen_all(repository, parent, waiting, limits, options, probe)
         enough = len(screened.accepted)
         over = deadline is not None and time.monotonic() - began >= deadline
         if enough >= quorum or (over and enough):
             break
         if deadline is None or over:
             raise NotReady(_why_not(repository, parent, screened, quorum))
-        time.sleep(min(poll, max(0.0, deadline - (time.monotonic() - began))))
+        left = deadline - (time.monotonic() - began)
+        time.sleep(min(_pause(deadline) if poll is None else poll, max(0.0, left)))
     seconds = {"screen": time.monotonic() - began}
     return _promote(repository, parent, screened, options, limits, seconds)
-
-
-def waiting_for(repository: Repository, parent: BaseManifest) -> list[Found]:
-    """Contributions that no base up to `parent` has taken or rejected."""
-    known = set()
-    for round_ in range(parent.round + 1):
-        base = repository.base(round_)
-        known.update(part.manifest for part in base.parts)
-        known.update(rejected.manifest for rejected in base.rejected)
-    return [
-        found
-        for found in repository.contributions(known=known)
-        if found.manifest is None or found.manifest.base.round <= parent.round
-    ]
-
-
-def screen_all(
-    repository: Repository,
-    parent: BaseManifest,
-    waiting: Sequence[Found],
-    limits: Limits,
-    probe: Probe | None = None,
-) -> Screened:
-    """Looks at manifests, then into the files of those that pass.
-
-    Args:
-      repository: where they lie.
-      parent: the base that the next one follows.
-      waiting: contributions.
-      limits: of the screen.
-      probe: as in `fuse_round`.
-    """
-    history = {round_: repository.base(round_) for round_ in range(parent.round + 1)}
-    candidates, passed = [], {}
-    verdicts: dict[str, Verdict] = {}
-    for found in waiting:
-        candidate = Candidate(found.name, found.manifest, found.sha256, found.fault)
-        if found.manifest is not None:
-            size = repository.store.size(found.manifest.weights.name)
-            candidate = replace(candidate, stored_bytes=-1 if size is None else size)
-        verdict = early(candidate, history, parent.round, limits)
-        verdicts[found.name] = verdict
-        if not verdict.accepted or found.manifest is None:
-            continue
-        try:
-            candidate = _downloaded(repository, candidate, found.manifest)
-        except RepositoryError as error:
-            verdicts[found.name] = replace(
-                verdict, accepted=False, reasons=(str(error),)
-            )
-        else:
-            candidates.append(candidate)
-            passed[found.name] = verdict
-    verdicts |= screen(
-        candidates,
-        lambda round_: repository.fetch(history[round_].weights),
-        limits,
-        probe,
-        before=passed,
-    )
-    return Screened({found.name: found for found in waiting}, verdicts)
-
-
-def _downloaded(
-    repository: Repository, candidate: Candidate, manifest: ContributionManifest
-) -> Candidate:
-    statistics = None
-    if manifest.statistics is not None:
-        statistics = repository.fetch(manifest.statistics)
-    weights = repository.fetch(manifest.weights)
-    return replace(candidate, file=weights, statistics=statistics)
 
 
 def _promote(
@@ -224,11 +130,12 @@ def _promote(
                 _contributor(screened.found[name]),
                 verdict.reasons,
             )
-            for name, verdict in screened.verdicts.items()
-            if not verdict.accepted
+            for name, verdict in screened.rejected.items()
         ),
         verdicts={name: asdict(v) for name, v in sorted(screened.verdicts.items())},
         operator={**asdict(options), "screen": asdict(limits)},
+        clipped=fused.clipped,
+        notes=made.notes,
         optimizer=state,
         memory=fused.memory,
         seconds=seconds,
@@ -237,7 +144,11 @@ def _promote(
     name = layout.base_manifest(round_)
     if not repository.store.put_if_absent(name, manifests.dump(base)):
         logger.info("another fuser was first to promote base %d", round_)
-    marks.advance(repository.store, round_)
+    try:
+        marks.advance(repository.store, round_)
+    except StoreError as error:
+        # The base is promoted; without the hint others only look longer for it.
+        logger.warning("the hint of the newest round was not moved: %s", error)
     return repository.base(round_)
 
 
@@ -251,12 +162,16 @@ def _why_not(
     accepted = len(screened.accepted)
     refused = [
         f"{name}: {'; '.join(verdict.reasons)}"
-        for name, verdict in screened.verdicts.items()
-        if not verdict.accepted
+        for name, verdict in screened.rejected.items()
     ]
+    refused += [f"{name}: {why}" for name, why in screened.deferred.items()]
     lines = [
         f"{repository.url}: round {parent.round} has {accepted} contributions that can "
         f"be fused and {len(refused)} that cannot; {quorum} are needed: wait for more, "
         "or lower --quorum"
     ]
     return "\n  ".join(lines + refused)
+
+
+def _pause(deadline: float) -> float:
+    return min(60.0, max(2.0, deadline / 100))

@@ -4,8 +4,9 @@ from typing import Any
 
 from fusion_jax.checkpoints.manifests import BaseManifest
 from fusion_jax.collaboration import layout
+from fusion_jax.collaboration.fused_base import numbers
 from fusion_jax.collaboration.repository import Found, Repository
-from fusion_jax.collaboration.rounds import waiting_for
+from fusion_jax.collaboration.waiting import waiting_for
 
 
 def status(repository: Repository) -> dict[str, Any]:
@@ -13,9 +14,9 @@ def status(repository: Repository) -> dict[str, Any]:
 
     Returns:
       'url'; 'round' of the newest base; 'bases', one record each with 'round',
-      'sha256', 'created', 'method', 'parts', 'rejected', 'scores' (mean over parts
-      that tell a number), 'memory', 'seconds'; 'waiting', contributions that no base
-      has taken or rejected; 'forks', names; 'bytes', of all weights that are named.
+      'sha256', 'bytes', 'created', 'method', 'operator', 'parts', 'rejected', 'notes',
+      'memory', 'seconds', 'reason'; 'waiting', contributions that no base has taken or
+      rejected; 'forks', names.
 
     Raises:
       RepositoryError, ManifestError: a base's manifest is gone or damaged.
@@ -29,21 +30,23 @@ def status(repository: Repository) -> dict[str, Any]:
     return {
         "url": repository.url,
         "round": history[-1].round,
-        "bases": [_base(repository, base) for base in history],
+        "bases": [_base(base) for base in history],
         "waiting": [_waiting(found) for found in waiting],
         "forks": sorted(forks),
     }
 
 
-def _base(repository: Repository, base: BaseManifest) -> dict[str, Any]:
+def _base(base: BaseManifest) -> dict[str, Any]:
+    parent = 0 if base.parent is None else base.parent.round
     parts = [
         {
             "contributor": part.contributor,
             "task": part.task,
             "sha256": part.sha256,
-            "base_round": part.base_round,
+            "rounds_late": parent - part.base_round,
             "weight": part.weight,
-            "scores": _scores(repository.contribution(part.manifest)),
+            "clipped": base.clipped.get(part.sha256),
+            "scores": dict(part.scores),
         }
         for part in base.parts
     ]
@@ -63,6 +66,7 @@ def _base(repository: Repository, base: BaseManifest) -> dict[str, Any]:
             }
             for rejected in base.rejected
         ],
+        "notes": list(base.notes),
         "memory": dict(base.memory),
         "seconds": dict(base.seconds),
         "reason": base.reason,
@@ -80,10 +84,6 @@ def _waiting(found: Found) -> dict[str, Any]:
         "base_round": manifest.base.round,
         "rows": manifest.rows,
         "created": manifest.created,
-        "scores": dict(manifest.scores),
+        "scores": numbers(manifest.scores),
         "fault": "",
     }
-
-
-def _scores(found: Found) -> dict[str, Any]:
-    return {} if found.manifest is None else dict(found.manifest.scores)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from fusion_jax.collaboration import names
+from fusion_jax.checkpoints import object_names as names
 from fusion_jax.collaboration.local_store import LocalStore
 from fusion_jax.collaboration.memory_store import memory_store
 from fusion_jax.collaboration.object_store import Backend, Fault, ObjectStore

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from fusion_jax.checkpoints.manifests import ContributionManifest
@@ -71,6 +71,25 @@ class Limits:
     min_cohort: int = 5
     max_age: int = 3
     probe_drop: float = 0.1
+
+
+def check_limits(limits: Limits) -> None:
+    """Refuses limits that are no numbers, or none that anything could keep.
+
+    Raises:
+      ValueError: all that are wrong.
+    """
+    wrong = []
+    for entry in fields(Limits):
+        value, whole = getattr(limits, entry.name), entry.type is int
+        number = isinstance(value, int if whole else (int, float))
+        if not number or isinstance(value, bool) or not math.isfinite(value):
+            kind = "whole number" if whole else "finite number"
+            wrong.append(f"{entry.name}: {value!r} is no {kind}")
+        elif value < 0:
+            wrong.append(f"{entry.name}: {value} is below 0")
+    if wrong:
+        raise ValueError(f"limits of the screen: {'; '.join(wrong)}")
 
 
 @dataclass(frozen=True)

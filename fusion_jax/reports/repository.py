@@ -144,7 +144,7 @@ def _contributions(bases: Sequence[Mapping[str, Any]]) -> str:
             [
                 Cell(str(base["round"])),
                 Cell(escape(part["task"])),
-                Cell(str(base["round"] - 1 - part["base_round"])),
+                Cell(str(part["rounds_late"])),
                 Cell(number(part["weight"])),
                 elements.score_cell(part["scores"].get("dev")),
                 Cell(escape(part["sha256"][:12])),

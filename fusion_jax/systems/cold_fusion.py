@@ -27,7 +27,7 @@ from fusion_jax.systems.cold_check import check_options, rounds_of
 from fusion_jax.systems.cold_defaults import fuse_options, limits
 from fusion_jax.systems.cold_evaluation import FEW_SHOT, FINETUNED, FROZEN, evaluate
 from fusion_jax.systems.cold_outcome import cold_results, many_results, round_scores
-from fusion_jax.systems.cold_repository import open_own
+from fusion_jax.systems.cold_repository import check_history, open_own
 from fusion_jax.systems.cold_scores import Evaluations
 from fusion_jax.systems.cold_setting import Setting, prepare
 from fusion_jax.systems.cold_tasks import Fold, contributors, folds_of
@@ -160,7 +160,10 @@ def advance(
         # The single fuse begins with the contributors of the first round.
         if round_ or "one_shot" not in config.baselines:
             drop_fits(fits, base)
-        shutil.rmtree(repository.cache, ignore_errors=True)
+        write_once(
+            str(repository.cache),
+            lambda: shutil.rmtree(repository.cache, ignore_errors=True),
+        )
     return repository.base(round_ + 1)
 
 
@@ -176,13 +179,15 @@ def one_shot(
         repository.base_folder(0),
         cache=folder / "one_shot" / "cache",
     )
+    heads = folder / "one_shot" / "heads"
+    check_history(setting, once, heads, lambda _: fold.seen, 1)
     if agreed(lambda: once.current().round == 0):
         train_contributors(
             setting,
             once,
             once.base(0),
             fold.seen,
-            heads=folder / "one_shot" / "heads",
+            heads=heads,
             fits=folder / "fits",
         )
         _fuse(setting, once, 0)

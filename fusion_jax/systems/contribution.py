@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fusion_jax import trees
 from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.checkpoints.manifests import BaseManifest, ContributionManifest
 from fusion_jax.collaboration.layout import part
@@ -25,9 +24,6 @@ from fusion_jax.training.config import FitConfig
 from fusion_jax.types import Params
 
 logger = logging.getLogger(__name__)
-
-GIVEN = {"given": True}
-"""Stands for the training of a model that was trained elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -91,26 +87,30 @@ def contribute(
       RepositoryError, StoreError: the repository is damaged or cannot be reached.
       Diverged: a loss is not finite.
     """
+    if statistics and model is not None:
+        raise ValueError("statistics: they need the model's head; leave out model")
     base = repository.current()
     fit = fit or FitConfig(**SOURCE)
     whole = _task(data, task, shots, fit.seed)
     name = part(contributor or task or whole.name)
-    recipe: dict[str, Any] = GIVEN
-    if model is None:
-        recipe = {**fit.decisive(), "max_length": max_length, "shots": shots}
+    given = None if model is None else hf.load(model)
+    recipe: dict[str, Any] = {**fit.decisive(), "max_length": max_length}
+    recipe["shots"] = shots
+    if given is not None:
+        recipe = {"given": hf.hash_params({"encoder": given.params["encoder"]})}
+    if statistics:
+        recipe |= {"statistics": statistics, "examples": examples}
     digest = hash_task(whole)
     run = run_id(base.weights.sha256, digest, recipe, fit.seed)
     found = find(repository, base, name, run)
-    if statistics and model is not None:
-        raise ValueError("statistics: they need the model's head; leave out model")
     if found is not None:
         logger.info("%s has contributed this to base %d already", name, base.round)
         return Contribution(found, None, fresh=False)
-    if model is None:
+    if given is None:
         place = Path(workdir) / "models" / f"{whole.name}-{run}"
         body, scores = _train(repository, base, whole, fit, max_length, place)
     else:
-        place, body, scores = None, _given(repository, base, model), {}
+        place, body, scores = None, given.params, {}
 
     def write_statistics(body: Path, file: Path) -> None:
         assert place is not None
@@ -191,14 +191,3 @@ def _train(
         tokenizer_from=encoder.path,
     )
     return params, {"dev": dev.mean, **dev.values}
-
-
-def _given(
-    repository: Repository, base: BaseManifest, model: str | os.PathLike[str]
-) -> Params:
-    """The body of a model from elsewhere, with what it lacks of the base."""
-    given = hf.load(model)
-    before = hf.load(repository.base_folder(base.round))
-    leaves = trees.flatten({"encoder": before.params["encoder"]})
-    leaves |= trees.flatten({"encoder": given.params["encoder"]})
-    return trees.unflatten(leaves)

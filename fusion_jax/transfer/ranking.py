@@ -6,7 +6,8 @@ better.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -140,8 +141,8 @@ def _standardised(table: np.ndarray) -> np.ndarray:
     )
 
 
-def _column(function, values: np.ndarray) -> np.ndarray:
-    known = np.isfinite(values).any(axis=0)
+def _column(function: Callable[..., Any], values: np.ndarray) -> np.ndarray:
+    known = np.atleast_1d(np.isfinite(values).any(axis=0))
     return np.array(
         [function(values[:, t]) if known[t] else np.nan for t in range(len(values))]
     )

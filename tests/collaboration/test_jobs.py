@@ -121,17 +121,29 @@ def test_a_label_is_one_that_dns_takes(text):
 
 
 def ray_workers():
-    """Processes of Ray that run a job now."""
-    found = []
+    """Processes of this test's own Ray that run a job now."""
+    parents, words = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                words = (entry / "cmdline").read_bytes()
+                stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                words[int(entry.name)] = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if words.startswith(b"ray::attempt"):
-                found.append(int(entry.name))
-    return found
+            parents[int(entry.name)] = int(stat[1])
+
+    def ours(process):
+        while process > 1:
+            if process == os.getpid():
+                return True
+            process = parents.get(process, 0)
+        return False
+
+    return [
+        process
+        for process, line in words.items()
+        if line.startswith(b"ray::attempt") and ours(process)
+    ]
 
 
 @pytest.mark.slow

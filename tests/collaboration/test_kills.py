@@ -115,7 +115,9 @@ def test_two_fusers_at_once_make_one_base(tmp_path):
         hand_in(repository, who)
     root = tmp_path / "repository"
     both = [start("fuse", root, quorum=len(WHO)) for _ in range(2)]
-    assert [finish(one) for one in both] == [0, 0]
+    # Who looks when the other has ended the round finds nothing to fuse.
+    codes = [finish(one) for one in both]
+    assert 0 in codes and set(codes) <= {0, NOT_READY}
     again = at(tmp_path, cache="look")
     assert again.current().round == 1
     assert again.current().weights.sha256 == undisturbed(tmp_path, 1)[0]

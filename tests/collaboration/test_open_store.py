@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from fusion_jax.collaboration.names import SEGMENT, TOTAL, check, check_prefix, is_name
+from fusion_jax.checkpoints.object_names import (
+    SEGMENT,
+    TOTAL,
+    check,
+    check_prefix,
+    is_name,
+)
 from fusion_jax.collaboration.store import StoreError
 from fusion_jax.collaboration.stores import OPENERS, open_store, prefixed
 

@@ -23,6 +23,7 @@ from fusion_jax.collaboration.rounds import NotReady, fuse_round
 from fusion_jax.collaboration.screening import Limits
 from fusion_jax.collaboration.status import status
 from fusion_jax.collaboration.store import Conflict
+from fusion_jax.collaboration.submission import submit
 from fusion_jax.trees import TreeMismatch, flatten
 from tests.collaboration.repositories import (
     FIT,
@@ -128,8 +129,6 @@ def test_a_model_of_another_shape_is_refused_with_every_leaf(tmp_path):
     base = repository.current()
     params = dict(hf.load(repository.base_folder(0)).params)
     params["encoder"] = {**params["encoder"], "extra": np.zeros(3, np.float32)}
-    from fusion_jax.collaboration.submission import submit
-
     with pytest.raises(TreeMismatch, match="encoder/extra: not in the base"):
         submit(
             repository,
@@ -224,7 +223,7 @@ def test_a_damaged_object_is_named_and_not_used(tmp_path):
 
 
 def test_a_base_that_is_not_what_its_manifest_says_stops_every_reader(tmp_path):
-    repository = make_repository(tmp_path)
+    make_repository(tmp_path)
     file = tmp_path / "repository" / layout.base_manifest(0)
     record = json.loads(file.read_text())
     file.unlink()
@@ -237,7 +236,6 @@ def test_a_base_that_is_not_what_its_manifest_says_stops_every_reader(tmp_path):
     file.write_text("{")
     with pytest.raises(ManifestError, match="no JSON"):
         at(tmp_path).current()
-    assert repository.url in str(tmp_path / "repository") or repository.url
 
 
 def test_an_unreadable_contribution_is_rejected_and_the_others_are_fused(tmp_path):

@@ -15,7 +15,7 @@ from fusion_jax.collaboration.repository import (
 )
 from fusion_jax.collaboration.rounds import fuse_round
 from fusion_jax.collaboration.store import StoreError
-from tests.collaboration.killed import finish, start
+from tests.collaboration.killed import NOT_READY, finish, start
 from tests.collaboration.repositories import hand_in, make_repository
 from tests.small_models import write_model, write_task
 
@@ -38,7 +38,8 @@ def test_two_processes_hand_in_and_two_fuse_as_on_a_disk(url, tmp_path):
         start("fuse", url, quorum=2, cache=str(tmp_path / f"fuser-{n}"))
         for n in range(2)
     ]
-    assert [finish(one) for one in both] == [0, 0]
+    codes = [finish(one) for one in both]
+    assert 0 in codes and set(codes) <= {0, NOT_READY}
     repository = open_repository(url, cache=tmp_path / "look")
     base = repository.current()
     assert base.round == 1
