@@ -17,7 +17,7 @@ from fusion_jax.merging.label_heads import merge_label_columns
 from fusion_jax.merging.layer_inputs import Grams
 from fusion_jax.merging.mats import mats as merge_mats
 from fusion_jax.merging.regmean_plus_plus import regress_stages
-from fusion_jax.merging.regression import LayerSums
+from fusion_jax.merging.regression import regress_layer_for
 from fusion_jax.systems.dataless_members import Member, owners_of, statistics_model
 from fusion_jax.types import Params
 
@@ -311,18 +311,16 @@ def _regressed(
     alphas: Sequence[float] | None = None,
 ) -> dict[float, np.ndarray]:
     """Alpha -> kernel: three sums serve every alpha."""
-    row = np.asarray(coefficients, np.float64)
-    row = row / row.sum()
-    mean = np.einsum("k,kio->io", row, np.stack(kernels).astype(np.float64))
-    sums = LayerSums(*mean.shape)
-    for weight, kernel, gram in zip(row, kernels, grams, strict=True):
-        sums.add(weight, gram, kernel - mean)
-    solved = {
-        alpha: sums.solve(alpha=alpha, ridge=options.ridge)
-        for alpha in (options.alphas if alphas is None else alphas)
-    }
+    found = regress_layer_for(
+        options.alphas if alphas is None else alphas,
+        kernels,
+        None,
+        grams,
+        coefficients,
+        ridge=options.ridge,
+    )
     dtype = kernels[0].dtype
-    return {alpha: (mean + s.kernel).astype(dtype) for alpha, s in solved.items()}
+    return {alpha: layer.kernel.astype(dtype) for alpha, layer in found.items()}
 
 
 def _gram(grams: Grams, kernel: str) -> np.ndarray:

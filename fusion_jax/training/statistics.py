@@ -14,6 +14,9 @@ from fusion_jax.evaluation.losses import loss_of
 from fusion_jax.merging.layer_inputs import (
     Grams,
     InputMoments,
+    Panels,
+    mean_moment,
+    mirrored,
     symmetric_product,
     token_weights,
 )
@@ -28,9 +31,9 @@ from fusion_jax.training.sharding import (
 from fusion_jax.trees import Rules, flatten
 from fusion_jax.types import Batch, Model, Params
 
-Sums = dict[str, dict[str, jax.Array]]
-"""'gram' [in, in], 'total' [in] and 'count' [] by input, 'outputs' [out, out] by kernel
-leaf. Apart, not [in + 1, in + 1]: an odd width is divided by no number of devices."""
+Sums = dict[str, dict[str, Any]]
+"""'inputs' by input, each a `Moment`; 'outputs', panels of an [out, out], by kernel
+leaf."""
 
 
 def collect_grams(
@@ -92,10 +95,7 @@ def collect_grams(
         if sums is None or add is None:
             shapes, readers = _shapes(*options, params, batch)
             _check_some(readers, layers, params)
-            where = {
-                part: {name: _rows_over_model(x.shape, mesh) for name, x in of.items()}
-                for part, of in shapes.items()
-            }
+            where = jax.tree.map(lambda x: _rows_over_model(x.shape, mesh), shapes)
             zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
             sums = place(zeros, where)
             add = _program(*options, _hashable(where))
@@ -148,7 +148,7 @@ def _batch_sums(
 ) -> tuple[Sums, dict[str, str]]:
     """(the sums over one batch, kernel leaf -> input)."""
     moments = InputMoments(batch, layers)
-    outputs: dict[str, jax.Array] = {}
+    outputs: dict[str, Panels] = {}
     if kind is None:
         apply(params, batch, tap=moments)
         found = moments.sums
@@ -172,14 +172,7 @@ def _batch_sums(
             weights = token_weights(g.shape, batch)
             g = g.reshape(-1, g.shape[-1])
             outputs[name] = symmetric_product(jnp.where(weights[:, None] > 0, g, 0))
-    sums = {
-        "gram": {name: m[:-1, :-1] for name, m in found.items()},
-        "total": {name: m[:-1, -1] for name, m in found.items()},
-        # In float32 a count stops at 2^24.
-        "count": {name: m[-1, -1].astype(jnp.int32) for name, m in found.items()},
-        "outputs": outputs,
-    }
-    return sums, moments.readers
+    return {"inputs": found, "outputs": outputs}, moments.readers
 
 
 def _output_zeros(
@@ -215,7 +208,7 @@ def _hashable(tree: Any) -> tuple[Any, tuple[Any, ...]]:
     return structure, tuple(leaves)
 
 
-def _fetch(sums: Sums, mesh: Mesh) -> dict[str, dict[str, np.ndarray]]:
+def _fetch(sums: Sums, mesh: Mesh) -> Sums:
     """The sums as numpy arrays; every process gets all of them."""
 
     def whole(x: jax.Array) -> np.ndarray:
@@ -227,13 +220,9 @@ def _fetch(sums: Sums, mesh: Mesh) -> dict[str, dict[str, np.ndarray]]:
     return jax.tree.map(whole, sums)
 
 
-def _means(
-    sums: Mapping[str, Mapping[str, np.ndarray]],
-    readers: dict[str, str],
-    examples: int,
-) -> Grams:
+def _means(sums: Sums, readers: dict[str, str], examples: int) -> Grams:
     """Divides by the counts and puts the sums of an input together."""
-    counts = {name: int(count) for name, count in sums["count"].items()}
+    counts = {name: int(moment.count) for name, moment in sums["inputs"].items()}
     empty = [name for name, count in counts.items() if not count]
     if empty:
         raise ValueError(
@@ -242,26 +231,19 @@ def _means(
         )
     bad = [
         f"{what} {name}"
-        for part, what in (("gram", "inputs of"), ("outputs", "gradients at"))
-        for name, x in sums[part].items()
-        if not np.isfinite(x).all()
+        for part, what in (("inputs", "inputs of"), ("outputs", "gradients at"))
+        for name, of in sums[part].items()
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(of))
     ]
     if bad:
         raise ValueError(
             f"collect_grams: {len(bad)} sums are not finite: {_listed(bad)}; check "
             "the parameters, and the dtype that the model computes in"
         )
-    inputs: dict[str, Any] = {}
-    for name, gram in sums["gram"].items():
-        width = len(gram)
-        extended = np.ones((width + 1, width + 1), np.float32)
-        extended[:-1, :-1] = gram / np.float32(counts[name])
-        mean = sums["total"][name] / np.float32(counts[name])
-        extended[-1, :-1] = extended[:-1, -1] = mean
-        inputs[name] = extended
+    inputs: dict[str, Any] = {n: mean_moment(m) for n, m in sums["inputs"].items()}
     outputs: dict[str, Any] = {
-        name: x / np.float32(counts[readers[name]])
-        for name, x in sums["outputs"].items()
+        name: mirrored(panels) / np.float32(counts[readers[name]])
+        for name, panels in sums["outputs"].items()
     }
     return Grams(
         inputs=inputs,
