@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,9 @@ import numpy as np
 
 from fusion_jax import trees
 from fusion_jax.merging.host_means import rounded_mean, shares
-from fusion_jax.merging.layer_inputs import InputMoments, Moment, mean_moment
+from fusion_jax.merging.layer_inputs import mean_moment
 from fusion_jax.merging.stage_layer import StageLayer
+from fusion_jax.merging.stage_step import stage_step
 from fusion_jax.types import Batch, Coefficients, Params, Stage
 
 MergeRest = Callable[
@@ -157,7 +158,7 @@ def _measured(
     moves: bool,
 ) -> list[StageLayer]:
     """The sums of the stage's layers; moves `hidden` on to the experts' own outputs."""
-    step = _step(stage.body or stage.apply, moves)
+    step = stage_step(stage.body or stage.apply, moves)
     place = f"{stage.prefix}/" if stage.body else ""
     layers: dict[str, StageLayer] = {}
     for k, (own, states, data) in enumerate(zip(experts, hidden, batches, strict=True)):
@@ -167,15 +168,16 @@ def _measured(
             sums, output = step.add(sums, params, states[i], batch)
             if moves:
                 states[i] = output
+        readers: dict[str, list[str]] = {}
+        for read, owner in step.readers.items():
+            if re.fullmatch(pattern, place + read):
+                readers.setdefault(owner, []).append(place + read)
         # One Gram on the host at a time; of the other experts only the sums stay.
-        for owner in list(sums):
+        for owner, names in readers.items():
             moment = sums.pop(owner)
-            gram, tokens = None, int(moment.count)
-            for name in [
-                place + read for read, o in step.readers.items() if o == owner
-            ]:
-                if not re.fullmatch(pattern, name):
-                    continue
+            tokens = int(moment.count)
+            gram = mean_moment(moment) if tokens else None
+            for name in names:
                 if name not in own:
                     raise ValueError(
                         f"{name}: stage '{stage.name}' runs this kernel, and the "
@@ -184,49 +186,8 @@ def _measured(
                     )
                 if name not in layers:
                     layers[name] = make(name)
-                if gram is None and tokens:
-                    gram = mean_moment(moment)
                 layers[name].add(k, gram, tokens)
     return list(layers.values())
-
-
-class _Step(NamedTuple):
-    """Compiled measurements of a stage.
-
-    Attributes:
-      nothing: `(params, carry, batch) -> sums` of no batch.
-      add: `(sums, params, carry, batch) -> (sums, carry or None)`, the first donated.
-      readers: kernel leaf -> input; known after the first call.
-    """
-
-    nothing: Callable[..., dict[str, Moment]]
-    add: Callable[..., Any]
-    readers: dict[str, str]
-
-
-# Kept, so that another merge of the same model does not compile it again.
-@functools.lru_cache(maxsize=128)
-def _step(apply: Callable[..., Any], moves: bool) -> _Step:
-    readers: dict[str, str] = {}
-
-    def measure(params: Params, carry: Any, batch: Batch) -> Any:
-        tap = InputMoments(batch)
-        output = apply(params, carry, batch, tap=tap)
-        readers.update(tap.readers)
-        return tap.sums, output if moves else None
-
-    def nothing(params: Params, carry: Any, batch: Batch) -> dict[str, Moment]:
-        shapes, _ = jax.eval_shape(measure, params, carry, batch)
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def add(
-        sums: dict[str, Moment], params: Params, carry: Any, batch: Batch
-    ) -> tuple[dict[str, Moment], Any]:
-        found, output = measure(params, carry, batch)
-        return jax.tree.map(jnp.add, sums, found), output
-
-    return _Step(nothing, add, readers)
 
 
 def _merge_rest(

@@ -7,7 +7,7 @@ from fusion_jax import atomic
 from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.checkpoints.model_card import model_card
 from fusion_jax.reports.html import write_report
-from fusion_jax.systems.dataless_methods import Fusion, Variant
+from fusion_jax.systems.dataless_given import Fusion, Variant
 from fusion_jax.systems.dataless_setting import Setting
 from fusion_jax.types import Params
 

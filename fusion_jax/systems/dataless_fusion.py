@@ -27,9 +27,10 @@ from fusion_jax.systems.dataless_check import (
     check_tasks,
     planned_groups,
 )
+from fusion_jax.systems.dataless_given import Fusion, Variant
 from fusion_jax.systems.dataless_groups import Group
 from fusion_jax.systems.dataless_members import Member, rows_of
-from fusion_jax.systems.dataless_methods import MERGED, Fusion, Variant
+from fusion_jax.systems.dataless_methods import MERGED
 from fusion_jax.systems.dataless_outcome import (
     METHODS,
     SYSTEM,

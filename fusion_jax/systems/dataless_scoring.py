@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from fusion_jax import trees
 from fusion_jax.evaluation.scoring import Scores
 from fusion_jax.search.ensemble import label_ensemble
+from fusion_jax.systems.dataless_given import Variant
 from fusion_jax.systems.dataless_groups import Group
 from fusion_jax.systems.dataless_members import Member, owners_of
-from fusion_jax.systems.dataless_methods import Variant
 from fusion_jax.systems.dataless_outcome import TaskScores, mean_score, method_entry
 from fusion_jax.systems.dataless_setting import Setting
 from fusion_jax.types import Model, Params

@@ -1,7 +1,6 @@
 """Second moments of what every linear layer of a model reads, over a data set."""
 
 import functools
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,16 +10,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fusion_jax.evaluation.losses import loss_of
-from fusion_jax.merging.layer_inputs import (
-    Grams,
-    InputMoments,
-    Panels,
-    mean_moment,
-    mirrored,
-    symmetric_product,
-    token_weights,
-)
+from fusion_jax.merging.layer_inputs import Grams, mean_moment, mirrored
 from fusion_jax.models.partition import PARTITION_RULES
+from fusion_jax.training.batch_sums import Sums, batch_sums, row_mask
 from fusion_jax.training.sharding import (
     batch_shardings,
     default_mesh,
@@ -30,10 +22,6 @@ from fusion_jax.training.sharding import (
 )
 from fusion_jax.trees import Rules, flatten
 from fusion_jax.types import Batch, Model, Params
-
-Sums = dict[str, dict[str, Any]]
-"""'inputs' by input, each a `Moment`; 'outputs', panels of an [out, out], by kernel
-leaf."""
 
 
 def collect_grams(
@@ -100,7 +88,7 @@ def collect_grams(
             sums = place(zeros, where)
             add = _program(*options, _hashable(where))
         sums = add(sums, params, place(batch, batch_shardings(batch, mesh)))
-        examples += int(np.sum(np.asarray(_row_mask(batch)) > 0))
+        examples += int(np.sum(np.asarray(row_mask(batch)) > 0))
     if sums is None:
         raise ValueError("collect_grams: no batches; give at least one with a real row")
     return _means(_fetch(sums, mesh), readers, examples)
@@ -114,7 +102,7 @@ def _program(
     """(sums, params, batch) -> sums, the first donated."""
 
     def add(sums: Sums, params: Params, batch: Batch) -> Sums:
-        more, _ = _batch_sums(apply, layers, kind, params, batch)
+        more, _ = batch_sums(apply, layers, kind, params, batch)
         return jax.tree.map(jnp.add, sums, more)
 
     out_shardings = jax.tree.unflatten(*where)
@@ -132,68 +120,11 @@ def _shapes(
     readers: dict[str, str] = {}
 
     def traced(params: Params, batch: Batch) -> Sums:
-        sums, found = _batch_sums(apply, layers, kind, params, batch)
+        sums, found = batch_sums(apply, layers, kind, params, batch)
         readers.update(found)
         return sums
 
     return jax.eval_shape(traced, params, batch), readers
-
-
-def _batch_sums(
-    apply: Callable[..., Any],
-    layers: str,
-    kind: str | None,
-    params: Params,
-    batch: Batch,
-) -> tuple[Sums, dict[str, str]]:
-    """(the sums over one batch, kernel leaf -> input)."""
-    moments = InputMoments(batch, layers)
-    outputs: dict[str, Panels] = {}
-    if kind is None:
-        apply(params, batch, tap=moments)
-        found = moments.sums
-    else:
-        # At zero these change nothing, and the gradient by them is that at the outputs.
-        zeros = _output_zeros(apply, layers, params, batch)
-
-        def likelihood(moved: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
-            def tap(name: str, x: jax.Array, y: jax.Array) -> jax.Array | None:
-                moments(name, x, y)
-                return y + moved[name].astype(y.dtype) if name in moved else None
-
-            losses = loss_of(kind)(apply(params, batch, tap=tap), batch)
-            return -jnp.sum(jnp.where(_row_mask(batch) > 0, losses, 0)), moments.sums
-
-        # No row's loss depends on another row, so the gradient of the sum at a row's
-        # tokens is the gradient of that row's own log-likelihood: nothing is averaged
-        # before it is multiplied with itself.
-        gradients, found = jax.grad(likelihood, has_aux=True)(zeros)
-        for name, g in gradients.items():
-            weights = token_weights(g.shape, batch)
-            g = g.reshape(-1, g.shape[-1])
-            outputs[name] = symmetric_product(jnp.where(weights[:, None] > 0, g, 0))
-    return {"inputs": found, "outputs": outputs}, moments.readers
-
-
-def _output_zeros(
-    apply: Callable[..., Any], layers: str, params: Params, batch: Batch
-) -> dict[str, jax.Array]:
-    """Float32 zeros like the output of every layer that the pattern matches."""
-    pattern = re.compile(layers)
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def tap(name: str, x: jax.Array, y: jax.Array) -> None:
-        del x
-        if pattern.fullmatch(name):
-            shapes[name] = y.shape
-
-    jax.eval_shape(lambda: apply(params, batch, tap=tap))
-    return {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
-
-
-def _row_mask(batch: Batch) -> Any:
-    """[B]: 1 for real rows; all are where the batch does not say."""
-    return batch.get("mask", np.ones(len(batch["attention_mask"]), np.float32))
 
 
 def _rows_over_model(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
