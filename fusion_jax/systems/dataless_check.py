@@ -23,6 +23,11 @@ def check_options(config: Config) -> None:
     ):
         if config[name] not in choices:
             wrong.append(f"{name}: '{config[name]}' is not one of {', '.join(choices)}")
+    if config.statistics.fisher_split not in ("train", "dev"):
+        wrong.append(
+            f"statistics.fisher_split: '{config.statistics.fisher_split}' is not one of "
+            "train, dev"
+        )
     unknown = [name for name in config.methods if name not in METHODS]
     if unknown or not config.methods:
         wrong.append(
