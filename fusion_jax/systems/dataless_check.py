@@ -25,8 +25,8 @@ def check_options(config: Config) -> None:
             wrong.append(f"{name}: '{config[name]}' is not one of {', '.join(choices)}")
     if config.statistics.fisher_split not in ("train", "dev"):
         wrong.append(
-            f"statistics.fisher_split: '{config.statistics.fisher_split}' is not one of "
-            "train, dev"
+            f"statistics.fisher_split: '{config.statistics.fisher_split}' is neither "
+            "train nor dev"
         )
     unknown = [name for name in config.methods if name not in METHODS]
     if unknown or not config.methods:
