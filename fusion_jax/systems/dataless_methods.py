@@ -24,7 +24,8 @@ def average(fusion: Fusion) -> Iterator[Variant]:
 def fisher(fusion: Fusion) -> Iterator[Variant]:
     """The mean weighted by diagonal Fisher information, entry by entry."""
     fishers = [trees.flatten(member.fisher) for member in fusion.members]
-    if fusion.options.statistics.normalize:
+    norm = fusion.options.statistics.normalize
+    if norm == "model":
         # By the norm over the whole model, encoder and head.
         fishers = [_of_norm_one(own) for own in fishers]
 
@@ -33,7 +34,10 @@ def fisher(fusion: Fusion) -> Iterator[Variant]:
             trees.unflatten({name: fishers[i][place + name] for name in flat(stack)})
             for i in indices
         ]
-        return _fisher(stack, jnp.asarray(row, jnp.float32), trees.stack(own))
+        by_tensor = norm == "tensor"
+        return _fisher(
+            stack, jnp.asarray(row, jnp.float32), trees.stack(own), by_tensor
+        )
 
     everyone = range(len(fusion.members))
     encoders = trees.stack(
@@ -96,9 +100,12 @@ MERGED: dict[str, Callable[[Fusion], Iterator[Variant]]] = {
 """Name -> method; a new one is a function and a line here."""
 
 
-@jax.jit
-def _fisher(stack: Params, row: jax.Array, statistics: Params) -> Params:
-    return merge_fisher(stack, row, statistics=statistics)
+@functools.partial(jax.jit, static_argnums=3)
+def _fisher(
+    stack: Params, row: jax.Array, statistics: Params, by_tensor: bool
+) -> Params:
+    norm = "tensor" if by_tensor else "none"
+    return merge_fisher(stack, row, statistics=statistics, normalize=norm)
 
 
 def _of_norm_one(fishers: Leaves) -> Leaves:

@@ -149,8 +149,8 @@ def dataless_config() -> ConfigDict:
       all owners together.
     statistics: training rows for Grams (examples, 0 = all), for RegMean++
       (cascade_examples); rows for Fisher and MaTS (fisher_examples) and their split
-      (fisher_split, train or dev); estimator, of `collect_fisher`; normalize, Fishers
-      of one norm.
+      (fisher_split, train or dev); estimator, of `collect_fisher`; normalize, of
+      `merging.fisher`.
     alphas: off-diagonal scales tried by RegMean, to which one more costs little;
       cascade_alphas: by RegMean++, which measures anew for each; ridge: of both.
     mats_alphas, mats_iterations, mats_scale: of MaTS and its start.
@@ -188,7 +188,7 @@ def dataless_config() -> ConfigDict:
             "fisher_examples": 256,
             "fisher_split": "train",
             "estimator": "true",
-            "normalize": True,
+            "normalize": "tensor",
         }
     )
     config.alphas = (0.1, 0.5, 0.9, 1.0)
