@@ -24,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--estimator",
-        default="true",
-        help="true, sampled or empirical (fisher)",
+        help="true, sampled or empirical (fisher); default true",
     )
     add("--blocks", type=int, default=0, help="cut wide Grams to blocks of N inputs")
     add("--rank", type=int, default=0, help="keep wide Grams at this rank")
@@ -87,6 +86,11 @@ def run(options: argparse.Namespace) -> None:
         )
     else:
         print(f"{written.tensors} tensors, {written.examples} examples, {size}")
+    if (options.blocks or options.rank) and not written.cut:
+        print(
+            f"no Gram has more than {options.wider_than} inputs: all are whole; "
+            "--wider-than says from where on they are cut"
+        )
     if written.left_out:
         print(f"not in the model's own files: {', '.join(written.left_out)}")
     print(f"statistics: {written.file}")

@@ -12,6 +12,8 @@ from fusion_jax.merging.in_memory import run
 from fusion_jax.merging.record import Merge
 from fusion_jax.types import Coefficients, Key, Params, ParamStack
 
+NORMS = ("none", "model", "tensor")
+
 
 def fisher(
     stack: ParamStack,
@@ -22,7 +24,7 @@ def fisher(
     key: Key | None = None,
     groups: trees.Rules[int] | None = None,
     floor: jax.Array | float = 1e-6,
-    normalize: bool = False,
+    normalize: str = "none",
 ) -> Params:
     """Average of experts, entry by entry, by their diagonal Fisher information.
 
@@ -41,15 +43,18 @@ def fisher(
       key: not used.
       groups: ordered (regular expression, row of coefficients) rules.
       floor: share of m.
-      normalize: divide each F_k by its L2 norm over the whole model first, so that no
-        expert is louder because its Fisher is; m is then the mean over the model.
+      normalize: of `NORMS`. 'model' divides each F_k by its L2 norm over the whole
+        model first, so that no expert is louder because its Fisher is; m is then the
+        mean over the model. 'tensor' divides each leaf of F_k by its mean. A Fisher is
+        concentrated: a few entries make its norm, and most of a model may be decided
+        by which expert has fewer of them. Leaf by leaf that is not so.
 
     Returns:
       Tree of [...], dtypes of `stack`, computed in float32.
 
     Raises:
-      ValueError: Fishers are missing or have other shapes, or the coefficients do not
-        fit.
+      ValueError: Fishers are missing or have other shapes, the coefficients do not
+        fit, or the norm is unknown.
 
     Reference: Matena & Raffel 2022, arXiv:2111.09832.
     """
@@ -66,8 +71,12 @@ def fisher(
     )
 
 
-def fisher_form(*, normalize: bool = False) -> Form:
+def fisher_form(*, normalize: str = "none") -> Form:
     """The form of `fisher`."""
+    if normalize not in NORMS:
+        raise ValueError(
+            f"fisher: normalize '{normalize}' is not one of {', '.join(NORMS)}"
+        )
 
     def whole(block: Block, facts: Facts, options: Options) -> jax.Array:
         del facts, options
@@ -87,7 +96,9 @@ def fisher_form(*, normalize: bool = False) -> Form:
     def apply(block: Block, facts: Facts, options: Options) -> jax.Array:
         sums = facts["whole"]
         unit = jnp.ones_like(sums)
-        if normalize:
+        if normalize == "tensor":
+            unit = _positive(sums / facts["entries"])
+        if normalize == "model":
             # [K]: the L2 norms, of which the sums were divided out above.
             unit = _positive(sums) * jnp.sqrt(_positive(facts["square"]))
         mean = jnp.sum(sums / unit) / (len(sums) * facts["entries"])
@@ -104,9 +115,9 @@ def fisher_form(*, normalize: bool = False) -> Form:
         return middle + jnp.where(known, moves / jnp.where(known, divisor, 1), 0)
 
     passes = (Sum("whole", whole), Sum("entries", entries))
-    if normalize:
+    if normalize == "model":
         passes += (Sum("square", square),)
-    return Form(apply, passes, scope="model" if normalize else "leaf")
+    return Form(apply, passes, scope="model" if normalize == "model" else "leaf")
 
 
 def _fishers(block: Block) -> jax.Array:

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusion_jax import trees
-from fusion_jax.merging.host_means import rounded_mean, shares, weighted_mean
-from fusion_jax.merging.layer_inputs import InputMoments
-from fusion_jax.merging.regression import LayerSums
+from fusion_jax.merging.host_means import rounded_mean, shares
+from fusion_jax.merging.layer_inputs import mean_moment
+from fusion_jax.merging.stage_layer import StageLayer
+from fusion_jax.merging.stage_step import stage_step
 from fusion_jax.types import Batch, Coefficients, Params, Stage
 
 MergeRest = Callable[
@@ -44,7 +45,7 @@ def regress_stages(
       h_k <- f*(h_k)                       cascade: RegMean++
       h_k <- f_k(h_k)                      otherwise: RegMean, embeddings its own too
 
-    Kernels are those of `regression.LayerSums`, in float64 on the host, from Grams in
+    Kernels are those of `layer_sums.LayerSums`, in float64 on the host, from Grams in
     float32 that are the mean over each expert's real tokens. Without the cascade this
     is `regmean` of all Grams, of which never more than one stage's are held. The device
     holds the hidden states of all batches of all experts and the leaves of one stage.
@@ -99,12 +100,16 @@ def regress_stages(
         own = [{name: leaves[name] for name in owned} for leaves in flat]
         last = stage is stages[-1]
         if stage.name != "embed":
+            make = functools.partial(
+                StageLayer, experts=own, weights=weights, alpha=alpha, biases=biases
+            )
             moves = not cascade and not last
-            for layer in _measured(
-                stage, own, batches, hidden, weights, layers, biases, moves
-            ):
+            measured = _measured(stage, own, batches, hidden, layers, make, moves)
+            while measured:
+                # One after the other: sums that are solved are dropped.
+                layer = measured.pop(0)
                 if layer.name not in merged:
-                    leaves, said = layer.solve(alpha, ridge)
+                    leaves, said = layer.solve(ridge)
                     merged |= leaves
                     report |= dict.fromkeys(leaves, said)
         elif not cascade:
@@ -148,133 +153,41 @@ def _measured(
     experts: list[dict[str, Any]],
     batches: Sequence[Sequence[Batch]],
     hidden: list[list[Any]],
-    weights: np.ndarray,
     pattern: str,
-    biases: bool,
+    make: Callable[[str], StageLayer],
     moves: bool,
-) -> list["_Layer"]:
+) -> list[StageLayer]:
     """The sums of the stage's layers; moves `hidden` on to the experts' own outputs."""
-    step, readers = _step(stage.body or stage.apply, moves)
+    step = stage_step(stage.body or stage.apply, moves)
     place = f"{stage.prefix}/" if stage.body else ""
-    layers: dict[str, _Layer] = {}
+    layers: dict[str, StageLayer] = {}
     for k, (own, states, data) in enumerate(zip(experts, hidden, batches, strict=True)):
         params = _own(stage, own)
-        sums: dict[str, jax.Array] = {}
+        sums = step.nothing(params, states[0], data[0])
         for i, batch in enumerate(data):
-            found, output = step(params, states[i], batch)
-            sums = {
-                owner: _add(sums[owner], x) if owner in sums else x
-                for owner, x in found.items()
-            }
+            sums, output = step.add(sums, params, states[i], batch)
             if moves:
                 states[i] = output
-        # One expert's Grams at a time; of the others only the running sums stay.
-        grams = {owner: np.asarray(x) for owner, x in sums.items()}
-        for read, owner in readers.items():
-            name = place + read
-            if not re.fullmatch(pattern, name):
-                continue
-            if name not in own:
-                raise ValueError(
-                    f"{name}: stage '{stage.name}' runs this kernel, and the experts "
-                    f"have no such leaf among those it owns, '{stage.owns}'"
-                )
-            if name not in layers:
-                layers[name] = _Layer(name, experts, weights, biases=biases)
-            layers[name].add(k, weights[k], grams[owner])
+        readers: dict[str, list[str]] = {}
+        for read, owner in step.readers.items():
+            if re.fullmatch(pattern, place + read):
+                readers.setdefault(owner, []).append(place + read)
+        # One Gram on the host at a time; of the other experts only the sums stay.
+        for owner, names in readers.items():
+            moment = sums.pop(owner)
+            tokens = int(moment.count)
+            gram = mean_moment(moment) if tokens else None
+            for name in names:
+                if name not in own:
+                    raise ValueError(
+                        f"{name}: stage '{stage.name}' runs this kernel, and the "
+                        "experts have no such leaf among those it owns, "
+                        f"'{stage.owns}'"
+                    )
+                if name not in layers:
+                    layers[name] = make(name)
+                layers[name].add(k, gram, tokens)
     return list(layers.values())
-
-
-@functools.lru_cache(maxsize=128)
-def _step(
-    apply: Callable[..., Any], moves: bool
-) -> tuple[Callable[..., Any], dict[str, str]]:
-    """A compiled `(params, carry, batch) -> (sums, carry or None)`, and its readers.
-
-    The readers, kernel leaf -> input, are known after the first call. Kept, so that
-    another merge of the same model does not compile it again.
-    """
-    readers: dict[str, str] = {}
-
-    @jax.jit
-    def step(params: Params, carry: Any, batch: Batch) -> Any:
-        tap = InputMoments(batch)
-        output = apply(params, carry, batch, tap=tap)
-        readers.update(tap.readers)
-        return tap.sums, output if moves else None
-
-    return step, readers
-
-
-_add = jax.jit(jnp.add, donate_argnums=0)
-
-
-class _Layer:
-    """One kernel of a stage, and its bias where both are solved."""
-
-    def __init__(
-        self,
-        name: str,
-        experts: list[dict[str, Any]],
-        weights: np.ndarray,
-        *,
-        biases: bool,
-    ) -> None:
-        bias = re.sub(r"(^|/)kernel$", r"\1bias", name)
-        self.name = name
-        self._names = [name]
-        if biases and bias != name and bias in experts[0]:
-            self._names.append(bias)
-        self._experts = experts
-        self._means = [
-            weighted_mean([own[leaf] for own in experts], weights)
-            for leaf in self._names
-        ]
-        shape = self._means[0].shape
-        if len(shape) != 2:
-            raise ValueError(
-                f"{name}: a kernel of shape {shape} is no matrix [in, out]; leave it "
-                "out with layers="
-            )
-        self._sums = LayerSums(*shape, bias=len(self._names) == 2)
-        self._tokens: list[float] = []
-
-    def add(self, k: int, weight: float, sums: np.ndarray) -> None:
-        """Adds an expert: the sums of [x; 1] [x; 1]^T over its tokens."""
-        tokens = float(sums[-1, -1])
-        if not tokens > 0:
-            raise ValueError(
-                f"{self.name}: no real token in the batches of expert {k}; give it data"
-            )
-        own = self._experts[k]
-        differences = [
-            np.asarray(own[leaf]).astype(np.float64) - mean
-            for leaf, mean in zip(self._names, self._means, strict=True)
-        ]
-        try:
-            self._sums.add(weight, sums / np.float32(tokens), *differences)
-        except ValueError as error:
-            raise ValueError(f"{self.name}, expert {k}: {error}") from error
-        self._tokens.append(tokens)
-
-    def solve(
-        self, alpha: float, ridge: float
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """The merged leaves, and what the report says of them."""
-        solved = self._sums.solve(alpha=alpha, ridge=ridge)
-        found = [solved.kernel, solved.bias]
-        leaves = {
-            name: (mean + change).astype(self._experts[0][name].dtype)
-            for name, mean, change in zip(self._names, self._means, found, strict=False)
-        }
-        return leaves, {
-            "how": "regressed",
-            "solver": solved.how,
-            "condition": solved.condition,
-            "loss": solved.loss,
-            "dead": solved.dead,
-            "tokens": [int(tokens) for tokens in self._tokens],
-        }
 
 
 def _merge_rest(

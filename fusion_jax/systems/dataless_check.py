@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from fusion_jax.config import Config
 from fusion_jax.data import Task
+from fusion_jax.merging.fisher import NORMS
 from fusion_jax.systems.dataless_groups import Group, groups_of
 from fusion_jax.systems.dataless_outcome import METHODS
 from fusion_jax.training.fisher import ESTIMATORS
@@ -47,11 +48,16 @@ def check_options(config: Config) -> None:
     ):
         if not (_is_number(value) and value >= 0):
             wrong.append(f"{name}: {value}; give a number that is not negative")
-    if statistics.estimator not in ESTIMATORS:
-        wrong.append(
-            f"statistics.estimator: '{statistics.estimator}' is not one of "
-            f"{', '.join(ESTIMATORS)}"
-        )
+    for name, choices in (
+        ("estimator", ESTIMATORS),
+        ("fisher_split", ("train", "dev")),
+        ("normalize", NORMS),
+    ):
+        if statistics[name] not in choices:
+            wrong.append(
+                f"statistics.{name}: '{statistics[name]}' is not one of "
+                f"{', '.join(choices)}"
+            )
     both = sorted(set(config.tasks) & set(config.out_of_domain))
     if both:
         wrong.append(

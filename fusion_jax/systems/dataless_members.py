@@ -25,7 +25,8 @@ from fusion_jax.types import Batch, Model, Params
 class Member:
     """One owner: private rows, a model fine-tuned on them, and statistics of both.
 
-    Statistics are collected when they are first read, from training rows.
+    Statistics are collected when they are first read: Grams from training rows, those
+    of gradients from the rows of `statistics.fisher_split`.
 
     Attributes:
       problem: its task.
@@ -66,7 +67,7 @@ class Member:
         return collect_grams(
             self._model,
             self.params,
-            self.batches(self.options.statistics.fisher_examples),
+            self._rows_of_gradients(),
             outputs=True,
             kind=self.problem.kind,
             layers=r"encoder/.*",
@@ -78,15 +79,15 @@ class Member:
         return collect_fisher(
             self.problem.model,
             self.params,
-            self.batches(self.options.statistics.fisher_examples),
+            self._rows_of_gradients(),
             kind=self.problem.kind,
             estimator=self.options.statistics.estimator,
             key=jax.random.key(self.options.seed),
         )[0]
 
-    def batches(self, examples: int) -> list[Batch]:
-        """A seeded draw of training rows; 0 = all."""
-        encoded = self.problem.encoded["train"]
+    def batches(self, examples: int, split: str = "train") -> list[Batch]:
+        """A seeded draw of the split's rows; 0 = all."""
+        encoded = self.problem.encoded[split]
         rows = np.asarray(encoded.trainable)
         if examples and examples < len(rows):
             generator = np.random.Generator(np.random.PCG64(self.options.seed))
@@ -96,6 +97,10 @@ class Member:
             tokens_per_batch=self.options.tokens_per_batch,
             buckets=bucket_lengths(self.problem.max_length),
         )
+
+    def _rows_of_gradients(self) -> list[Batch]:
+        statistics = self.options.statistics
+        return self.batches(statistics.fisher_examples, statistics.fisher_split)
 
     @property
     def _model(self) -> Model:

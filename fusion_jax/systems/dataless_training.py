@@ -4,9 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import jax
-import numpy as np
-
 from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.config import Config
 from fusion_jax.data import Task
@@ -66,8 +63,8 @@ def joint_model(
 ) -> Callable[[Member | None], Sequence[Params]]:
     """Multi-task training on all rows: what data that may be shared would give.
 
-    One head where labels are shared, one for each task otherwise. The first is of the
-    epoch that is best on all dev rows, the second of the last epoch.
+    One head where labels are shared, one for each task otherwise; of the epoch that is
+    best on all dev rows, or has the best mean over the tasks'.
 
     Returns:
       `(member or None for an unseen domain) -> [model]`.
@@ -78,11 +75,7 @@ def joint_model(
 
         def of(member: Member | None) -> list[Params]:
             assert member is not None
-            columns = max(member.problem.task.num_labels, 1)
-            head = jax.tree.map(
-                lambda x: np.asarray(x)[..., :columns], joint["heads"][member.name]
-            )
-            return [{"encoder": joint["encoder"], "head": head}]
+            return [{"encoder": joint["encoder"], "head": joint["heads"][member.name]}]
 
         return of
     whole = _pooled(config, problems, encoder)

@@ -148,8 +148,9 @@ def dataless_config() -> ConfigDict:
     multitask_groups: groups for which the joint training is done: it costs as much as
       all owners together.
     statistics: training rows for Grams (examples, 0 = all), for RegMean++
-      (cascade_examples), for Fisher and MaTS (fisher_examples); estimator, of
-      `collect_fisher`; normalize, Fishers of one norm.
+      (cascade_examples); rows for Fisher and MaTS (fisher_examples) and their split
+      (fisher_split, train or dev); estimator, of `collect_fisher`; normalize, of
+      `merging.fisher`.
     alphas: off-diagonal scales tried by RegMean, to which one more costs little;
       cascade_alphas: by RegMean++, which measures anew for each; ridge: of both.
     mats_alphas, mats_iterations, mats_scale: of MaTS and its start.
@@ -185,8 +186,9 @@ def dataless_config() -> ConfigDict:
             "examples": 1000,
             "cascade_examples": 256,
             "fisher_examples": 256,
+            "fisher_split": "train",
             "estimator": "true",
-            "normalize": True,
+            "normalize": "tensor",
         }
     )
     config.alphas = (0.1, 0.5, 0.9, 1.0)

@@ -3,12 +3,17 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
+import numpy as np
+
 from fusion_jax.checkpoints.huggingface import Checkpoint
 from fusion_jax.systems.experts import finetune_experts, head_key
 from fusion_jax.systems.identity import fit_identity
+from fusion_jax.systems.judge import Judge
 from fusion_jax.systems.problem import Problem, starting_params, widened
 from fusion_jax.systems.workdir import cached_params, content_hash
 from fusion_jax.training.config import FitConfig
+from fusion_jax.training.evaluate import TOKENS_PER_BATCH, DevJudge, DevScore
 from fusion_jax.training.fit import fit
 from fusion_jax.training.multitask import (
     MixedBatches,
@@ -66,12 +71,12 @@ def train_together(
     Args:
       problems: task name -> problem.
       encoder: theta_0.
-      config: how to train.
+      config: how to train; unless it selects the last epoch, the one whose mean score
+        over the tasks' dev rows is best is taken.
       folder: where finished models are kept.
 
     Returns:
-      ({'encoder': ..., 'heads': {task: head}}, hash of what it was made from). A head
-      is as wide as the widest of its kind; columns past the task's own mean nothing.
+      ({'encoder': ..., 'heads': {task: head}}, hash of what it was made from).
     """
     # One order of the tasks, whoever asks.
     problems = dict(sorted(problems.items()))
@@ -85,8 +90,10 @@ def train_together(
         name: widened(problem, encoder, widths[problem.kind], config.dtype)
         for name, problem in problems.items()
     }
+    chooses = config.select != "last"
     identity = content_hash(
-        tasks={name: fit_identity(p, encoder, config) for name, p in problems.items()}
+        **({"selected": "mean of dev"} if chooses else {}),
+        tasks={name: fit_identity(p, encoder, config) for name, p in problems.items()},
     )
 
     def train() -> Params:
@@ -108,15 +115,50 @@ def train_together(
             multitask_model(models),
             params,
             batches,
-            None,
+            _judge(problems, kinds) if chooses else None,
             config,
             kind="mixed",
             metrics=("accuracy",),
             workdir=folder / "fits" / f"{MULTITASK}-{identity}",
             name=MULTITASK,
         ).params
-        heads = part_heads(trained["head"], kinds)
+        heads = {
+            name: _own_columns(head, problems[name])
+            for name, head in part_heads(trained["head"], kinds).items()
+        }
         return {"encoder": trained["encoder"], "heads": heads}
 
     file = folder / f"{MULTITASK}-{identity}-heads.safetensors"
     return cached_params(file, train)[0], identity
+
+
+def _judge(problems: Mapping[str, Problem], kinds: Mapping[str, str]) -> DevJudge:
+    """The mean over the tasks of their scores on dev."""
+    judges = {
+        name: Judge(problem, TOKENS_PER_BATCH) for name, problem in problems.items()
+    }
+
+    def judge(params: Params) -> DevScore:
+        heads = part_heads(params["head"], kinds)
+        found = {}
+        for name, head in heads.items():
+            own = _own_columns(head, problems[name])
+            found[name] = judges[name].scores(
+                {"encoder": params["encoder"], "head": own}, "dev"
+            )
+        return DevScore(
+            {name: scores.mean for name, scores in found.items()},
+            float(np.mean([scores.mean for scores in found.values()])),
+            float(np.mean([scores.loss for scores in found.values()])),
+        )
+
+    return judge
+
+
+def _own_columns(head: Params, problem: Problem) -> Params:
+    """A head without the columns that only wider tasks of its kind have."""
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(problem.model.init, key)["head"]
+    return jax.tree.map(
+        lambda x, own: x[tuple(slice(size) for size in own.shape)], head, shapes
+    )

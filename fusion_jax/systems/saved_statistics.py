@@ -49,6 +49,7 @@ class Written(NamedTuple):
       tensors: of the model that have statistics.
       tokens: of the input that saw most; 0 for Fishers.
       num_bytes: of the file.
+      cut: Grams that were wide enough for blocks or a rank.
       left_out: leaves with statistics that are no tensor of the model's own files.
     """
 
@@ -60,6 +61,7 @@ class Written(NamedTuple):
     tensors: int
     tokens: int
     num_bytes: int
+    cut: int
     left_out: tuple[str, ...]
 
 
@@ -74,7 +76,7 @@ def save_statistics(
     max_length: int = 128,
     layers: str = ".*",
     outputs: bool = False,
-    estimator: str = "true",
+    estimator: str | None = None,
     blocks: int = 0,
     rank: int = 0,
     wider_than: int = 1024,
@@ -101,7 +103,7 @@ def save_statistics(
       max_length: tokens of an input.
       layers: regular expression of kernel leaves, for Grams.
       outputs: Grams of the gradients at layers' outputs too, for mats.
-      estimator: of `collect_fisher`, for Fishers.
+      estimator: of `collect_fisher`, for Fishers; None is 'true'.
       blocks: inputs of a block that wide Grams are cut to; 0 does not.
       rank: of a low-rank form of wide Grams; 0 does not.
       wider_than: Grams of more inputs are wide.
@@ -164,10 +166,10 @@ def save_statistics(
             batches,
             entries,
             task.kind,
-            estimator,
+            estimator or "true",
             seed,
         )
-        held = len(arrays)
+        held, cut = len(arrays), 0
     else:
         grams = collect_grams(
             network,
@@ -183,6 +185,8 @@ def save_statistics(
         manifest = replace(manifest, options={**options, "noise": noise})
         arrays = _grams(manifest, grams, entries)
         held = len(manifest.layers)
+        wide = [len(grams.inputs[n]) - 1 > wider_than for n in manifest.counts]
+        cut = sum(wide) if blocks or rank else 0
     write_statistics(target, manifest, arrays)
     return Written(
         file=target,
@@ -193,6 +197,7 @@ def save_statistics(
         tensors=held,
         tokens=int(max(manifest.counts.values(), default=0)),
         num_bytes=target.stat().st_size,
+        cut=cut,
         left_out=left_out,
     )
 
@@ -230,7 +235,7 @@ def _check(
         )
 
 
-def _check_words(kind: str, layers: str, estimator: str) -> None:
+def _check_words(kind: str, layers: str, estimator: str | None) -> None:
     faults = []
     try:
         re.compile(layers)
@@ -238,7 +243,9 @@ def _check_words(kind: str, layers: str, estimator: str) -> None:
         faults.append(f"layers: {layers!r} is no regular expression ({error})")
     if kind == "fisher" and layers != ".*":
         faults.append("layers is of kind 'gram'; Fishers are of every tensor")
-    if estimator not in ESTIMATORS:
+    if kind == "gram" and estimator is not None:
+        faults.append("estimator is of kind 'fisher'; Grams have none")
+    elif estimator not in (None, *ESTIMATORS):
         faults.append(f"estimator {estimator!r} is not one of {', '.join(ESTIMATORS)}")
     if faults:
         raise ValueError("statistics: " + "; ".join(faults))

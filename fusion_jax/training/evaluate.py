@@ -30,6 +30,25 @@ class DevScore(NamedTuple):
     loss: float
 
 
+DevJudge = Callable[[Params], DevScore]
+"""Scores whole parameters of one expert; says what rows of one kind cannot."""
+
+
+class Judged:
+    """One expert scored by a function, in the place of dev rows."""
+
+    def __init__(self, judge: DevJudge):
+        """Takes the function."""
+        self._judge = judge
+
+    def score(
+        self, params: ParamStack, held: ParamStack, shared: Params
+    ) -> list[DevScore]:
+        """The score of the only expert of a stack; see `DevSets.score`."""
+        own = jax.tree.map(lambda x: x[0], (params, held))
+        return [self._judge(combine(*own, shared))]
+
+
 class DevSets:
     """The dev sets of K experts, on the device once for all epochs.
 

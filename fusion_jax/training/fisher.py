@@ -3,23 +3,6 @@
 F = 1/N sum_n E_y [ (d log p(y | x_n) / d theta)^2 ], squared entry by entry. The square
 of a batch's gradient is something else: it shrinks with the batch and holds the
 products of different examples.
-
-The expectation is exact without a backward pass for every class. For a softmax over C
-logits z put the classes in a row and let y be found by C - 1 questions: is it class j,
-given that it is none before? The answer is a Bernoulli variable with the log-odds
-
-    u_j = z_j - log sum_{i > j} exp z_i,
-
-and the question comes up with probability q_j = sum_{i >= j} p_i. By the chain rule of
-Fisher information, with h_j = sigmoid(u_j),
-
-    E_y [ (d log p(y) / d theta)^2 ] = sum_{j < C - 1} s_j^2 (d u_j / d theta)^2,
-    s_j^2 = q_j h_j (1 - h_j).
-
-The vectors s_j d u_j / d z = s_j (e_j - softmax of the tail) are the columns of the
-Cholesky factor of diag(p) - p p^T. Nothing is divided: the derivative of u_j stays
-between -1 and 1 in z, and s_j goes to 0 where p does. For C = 2 it is
-sqrt(p_0 p_1) (dz_0 - dz_1).
 """
 
 import functools
@@ -31,13 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fusion_jax.evaluation.losses import (
-    NEVER,
-    kind_of,
-    loss_of,
-    mask_context,
-    row_weight,
-)
+from fusion_jax.evaluation.losses import kind_of, loss_of, row_weight
+from fusion_jax.training.fisher_scores import class_scores, drawn, label_scores
 from fusion_jax.training.sharding import has_rows
 from fusion_jax.trees import flatten
 from fusion_jax.types import Batch, Key, Model, Outputs, Params
@@ -143,13 +121,13 @@ def _program(
             logits = outputs["logits"][0].astype(jnp.float32)
             logits = logits if labels is None else logits[np.asarray(labels)]
             if kind == "multi_label":
-                return _label_scores(logits)
-            return _class_scores(logits)
+                return label_scores(logits)
+            return class_scores(logits)
         if estimator == "sampled":
             assert key is not None  # `_check`
             own = jax.random.fold_in(key, row["index"][0])
             fixed = lax.stop_gradient(outputs)
-            row = {**row, **_drawn(kind, fixed, row, own)}
+            row = {**row, **drawn(kind, fixed, row, own)}
         parts = 1
         if kind == "multi_label":
             parts = outputs["logits"].shape[-1] if labels is None else len(labels)
@@ -202,55 +180,6 @@ def _program(
         return lax.fori_loop(0, -(-real // chunk), group, sums), real
 
     return jax.jit(add, donate_argnums=0)
-
-
-def _class_scores(z: jax.Array) -> jax.Array:
-    """s_j u_j, [C] -> [C - 1], the s_j held fixed."""
-    later = np.triu(np.ones((len(z), len(z)), bool), 1)[:-1]
-    tail = jax.nn.logsumexp(jnp.where(later, z, NEVER), axis=-1)
-    u = z[:-1] - tail
-    fixed, rest = lax.stop_gradient((u, tail))
-    reached = jnp.logaddexp(lax.stop_gradient(z[:-1]), rest)
-    log_square = (
-        reached
-        - jax.nn.logsumexp(lax.stop_gradient(z))
-        + jax.nn.log_sigmoid(fixed)
-        + jax.nn.log_sigmoid(-fixed)
-    )
-    return jnp.exp(log_square / 2) * u
-
-
-def _label_scores(z: jax.Array) -> jax.Array:
-    """sqrt(p_c (1 - p_c)) z_c, [C] -> [C], the roots held fixed."""
-    fixed = lax.stop_gradient(z)
-    log_square = jax.nn.log_sigmoid(fixed) + jax.nn.log_sigmoid(-fixed)
-    return jnp.exp(log_square / 2) * z
-
-
-def _drawn(kind: str, outputs: Outputs, row: Batch, key: Key) -> dict[str, jax.Array]:
-    """Targets of one row, drawn from what the model says of it."""
-    logits = outputs["logits"].astype(jnp.float32)
-    if kind == "multi_label":
-        # A label that is no real column has no part in the loss, whatever is drawn.
-        drawn = jax.random.bernoulli(key, jax.nn.sigmoid(logits))
-        return {"labels": drawn.astype(jnp.float32)}
-    if kind == "span":
-        logits = mask_context(logits, row)
-        first, last = jax.random.split(key)
-        return {
-            "start": jax.random.categorical(first, logits[..., 0]),
-            "end": jax.random.categorical(last, logits[..., 1]),
-        }
-    mask = row.get("choice_mask" if kind == "choice" else "label_mask")
-    if mask is not None:
-        logits = jnp.where(mask > 0, logits, NEVER)
-    if kind == "token":
-        # A key for every place: what is drawn does not depend on the padding.
-        places = jnp.arange(logits.shape[1])
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
-        tags = jax.vmap(jax.random.categorical)(keys, logits[0])[None]
-        return {"tags": jnp.where(row["tags"] >= 0, tags, -1)}
-    return {"label": jax.random.categorical(key, logits)}
 
 
 def _real_labels(batch: Mapping[str, Any]) -> tuple[int, ...] | None:

@@ -15,7 +15,7 @@ from fusion_jax.data.encoded import Encoded
 from fusion_jax.evaluation.metrics import DEFAULT_METRICS
 from fusion_jax.models.partition import PARTITION_RULES
 from fusion_jax.training.config import FitConfig
-from fusion_jax.training.evaluate import DevSets
+from fusion_jax.training.evaluate import DevJudge, DevSets, Judged
 from fusion_jax.training.feed import Batches, Feed
 from fusion_jax.training.log import MetricsLog
 from fusion_jax.training.loop import Group, train_group
@@ -62,7 +62,7 @@ def fit(
     model: Model,
     params: Params,
     train: Train,
-    dev: Encoded | None,
+    dev: Encoded | DevJudge | None,
     config: FitConfig,
     *,
     kind: str,
@@ -82,7 +82,8 @@ def fit(
       model: the model; it computes in `config.dtype`.
       params: where to start; left as they are.
       train: training rows, or ready batches.
-      dev: rows on which the epoch is selected; None = the last epoch is taken.
+      dev: rows on which the epoch is selected, or a function `params -> DevScore`,
+        such as of several tasks; None = the last epoch is taken.
       config: how to train.
       kind: kind of the task, which names the loss.
       metrics: their mean on dev is the score; default `DEFAULT_METRICS[kind]`.
@@ -111,7 +112,7 @@ def fit(
         jax.tree.map(lambda x: jnp.asarray(x)[None], trained),
         shared,
         [train],
-        None if dev is None else [dev],
+        dev,
         config,
         kind=kind,
         names=(name,),
@@ -134,7 +135,7 @@ def fit_stack(
     stack: ParamStack,
     shared: Params,
     trains: Train | Sequence[Train],
-    devs: Encoded | Sequence[Encoded] | None,
+    devs: Encoded | Sequence[Encoded] | DevJudge | None,
     config: FitConfig,
     *,
     kind: str,
@@ -160,7 +161,8 @@ def fit_stack(
       shared: leaves [...] of all experts; never trained.
       trains: training rows or batches of each expert, or one for all. They are of one
         kind; batches of one batch_size and, for the largest task, of one label count.
-      devs: dev rows of each expert, or one for all, or None.
+      devs: dev rows of each expert, or one for all, or None; of a single expert also a
+        function, as in `fit`.
       config: how to train.
       kind: kind of the tasks.
       names: of the K experts; an expert's dropout depends on its name alone.
@@ -184,7 +186,12 @@ def fit_stack(
     names = tuple(names or (f"expert_{k}" for k in range(size)))
     metrics = tuple(metrics or DEFAULT_METRICS[kind])
     sources = as_batches(_for_each(trains, size, "trains"), config)
-    dev_sets = None if devs is None else _for_each(devs, size, "devs")
+    judge = devs if callable(devs) else None
+    if judge is not None and size != 1:
+        raise ValueError(f"devs: a function scores one expert, and there are {size}")
+    dev_sets = None
+    if devs is not None and judge is None:
+        dev_sets = _for_each(devs, size, "devs")
     if len(set(names)) != size:
         raise ValueError(f"{size} experts need {size} different names, not {names}")
     first = sources[0].batch(0)
@@ -210,12 +217,12 @@ def fit_stack(
                 metrics,
                 part,
                 feed,
-                [len(dev) for dev in own],
+                [len(dev) for dev in own] if judge is None else [-1],
             )
         saver = Saver(folder, identity, config.save_seconds)
         done = saver.finished(part)
         if done is None:
-            dev_set = None
+            dev_set = None if judge is None else Judged(judge)
             if own:
                 dev_set = DevSets(
                     model,

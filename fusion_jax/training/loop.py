@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from fusion_jax.training.config import FitConfig
-from fusion_jax.training.evaluate import DevScore, DevSets
+from fusion_jax.training.evaluate import DevScore, DevSets, Judged
 from fusion_jax.training.feed import Fed, Feed
 from fusion_jax.training.keep import keep_better, start_keeping, take_average
 from fusion_jax.training.log import MetricsLog, ProgressBar
@@ -44,7 +44,7 @@ class Group(NamedTuple):
       stack: leaves [K, ...] in place on the mesh; donated.
       shared: leaves [...] of all experts, in place, never trained.
       feed: training batches.
-      devs: dev sets, or None.
+      devs: dev sets, what scores in their place, or None.
       config: how to train.
       mesh, rules: where things lie.
     """
@@ -56,7 +56,7 @@ class Group(NamedTuple):
     stack: ParamStack
     shared: Params
     feed: Feed
-    devs: DevSets | None
+    devs: DevSets | Judged | None
     config: FitConfig
     mesh: Mesh
     rules: Rules[PartitionSpec]

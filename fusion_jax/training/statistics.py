@@ -1,7 +1,6 @@
 """Second moments of what every linear layer of a model reads, over a data set."""
 
 import functools
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,13 +10,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fusion_jax.evaluation.losses import loss_of
-from fusion_jax.merging.layer_inputs import (
-    Grams,
-    InputMoments,
-    symmetric_product,
-    token_weights,
-)
+from fusion_jax.merging.layer_inputs import Grams, mean_moment, mirrored
 from fusion_jax.models.partition import PARTITION_RULES
+from fusion_jax.training.batch_sums import Sums, batch_sums, row_mask
 from fusion_jax.training.sharding import (
     batch_shardings,
     default_mesh,
@@ -27,10 +22,6 @@ from fusion_jax.training.sharding import (
 )
 from fusion_jax.trees import Rules, flatten
 from fusion_jax.types import Batch, Model, Params
-
-Sums = dict[str, dict[str, jax.Array]]
-"""'gram' [in, in], 'total' [in] and 'count' [] by input, 'outputs' [out, out] by kernel
-leaf. Apart, not [in + 1, in + 1]: an odd width is divided by no number of devices."""
 
 
 def collect_grams(
@@ -92,15 +83,12 @@ def collect_grams(
         if sums is None or add is None:
             shapes, readers = _shapes(*options, params, batch)
             _check_some(readers, layers, params)
-            where = {
-                part: {name: _rows_over_model(x.shape, mesh) for name, x in of.items()}
-                for part, of in shapes.items()
-            }
+            where = jax.tree.map(lambda x: _rows_over_model(x.shape, mesh), shapes)
             zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
             sums = place(zeros, where)
             add = _program(*options, _hashable(where))
         sums = add(sums, params, place(batch, batch_shardings(batch, mesh)))
-        examples += int(np.sum(np.asarray(_row_mask(batch)) > 0))
+        examples += int(np.sum(np.asarray(row_mask(batch)) > 0))
     if sums is None:
         raise ValueError("collect_grams: no batches; give at least one with a real row")
     return _means(_fetch(sums, mesh), readers, examples)
@@ -114,7 +102,7 @@ def _program(
     """(sums, params, batch) -> sums, the first donated."""
 
     def add(sums: Sums, params: Params, batch: Batch) -> Sums:
-        more, _ = _batch_sums(apply, layers, kind, params, batch)
+        more, _ = batch_sums(apply, layers, kind, params, batch)
         return jax.tree.map(jnp.add, sums, more)
 
     out_shardings = jax.tree.unflatten(*where)
@@ -132,75 +120,11 @@ def _shapes(
     readers: dict[str, str] = {}
 
     def traced(params: Params, batch: Batch) -> Sums:
-        sums, found = _batch_sums(apply, layers, kind, params, batch)
+        sums, found = batch_sums(apply, layers, kind, params, batch)
         readers.update(found)
         return sums
 
     return jax.eval_shape(traced, params, batch), readers
-
-
-def _batch_sums(
-    apply: Callable[..., Any],
-    layers: str,
-    kind: str | None,
-    params: Params,
-    batch: Batch,
-) -> tuple[Sums, dict[str, str]]:
-    """(the sums over one batch, kernel leaf -> input)."""
-    moments = InputMoments(batch, layers)
-    outputs: dict[str, jax.Array] = {}
-    if kind is None:
-        apply(params, batch, tap=moments)
-        found = moments.sums
-    else:
-        # At zero these change nothing, and the gradient by them is that at the outputs.
-        zeros = _output_zeros(apply, layers, params, batch)
-
-        def likelihood(moved: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
-            def tap(name: str, x: jax.Array, y: jax.Array) -> jax.Array | None:
-                moments(name, x, y)
-                return y + moved[name].astype(y.dtype) if name in moved else None
-
-            losses = loss_of(kind)(apply(params, batch, tap=tap), batch)
-            return -jnp.sum(jnp.where(_row_mask(batch) > 0, losses, 0)), moments.sums
-
-        # No row's loss depends on another row, so the gradient of the sum at a row's
-        # tokens is the gradient of that row's own log-likelihood: nothing is averaged
-        # before it is multiplied with itself.
-        gradients, found = jax.grad(likelihood, has_aux=True)(zeros)
-        for name, g in gradients.items():
-            weights = token_weights(g.shape, batch)
-            g = g.reshape(-1, g.shape[-1])
-            outputs[name] = symmetric_product(jnp.where(weights[:, None] > 0, g, 0))
-    sums = {
-        "gram": {name: m[:-1, :-1] for name, m in found.items()},
-        "total": {name: m[:-1, -1] for name, m in found.items()},
-        # In float32 a count stops at 2^24.
-        "count": {name: m[-1, -1].astype(jnp.int32) for name, m in found.items()},
-        "outputs": outputs,
-    }
-    return sums, moments.readers
-
-
-def _output_zeros(
-    apply: Callable[..., Any], layers: str, params: Params, batch: Batch
-) -> dict[str, jax.Array]:
-    """Float32 zeros like the output of every layer that the pattern matches."""
-    pattern = re.compile(layers)
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def tap(name: str, x: jax.Array, y: jax.Array) -> None:
-        del x
-        if pattern.fullmatch(name):
-            shapes[name] = y.shape
-
-    jax.eval_shape(lambda: apply(params, batch, tap=tap))
-    return {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
-
-
-def _row_mask(batch: Batch) -> Any:
-    """[B]: 1 for real rows; all are where the batch does not say."""
-    return batch.get("mask", np.ones(len(batch["attention_mask"]), np.float32))
 
 
 def _rows_over_model(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
@@ -215,7 +139,7 @@ def _hashable(tree: Any) -> tuple[Any, tuple[Any, ...]]:
     return structure, tuple(leaves)
 
 
-def _fetch(sums: Sums, mesh: Mesh) -> dict[str, dict[str, np.ndarray]]:
+def _fetch(sums: Sums, mesh: Mesh) -> Sums:
     """The sums as numpy arrays; every process gets all of them."""
 
     def whole(x: jax.Array) -> np.ndarray:
@@ -227,13 +151,9 @@ def _fetch(sums: Sums, mesh: Mesh) -> dict[str, dict[str, np.ndarray]]:
     return jax.tree.map(whole, sums)
 
 
-def _means(
-    sums: Mapping[str, Mapping[str, np.ndarray]],
-    readers: dict[str, str],
-    examples: int,
-) -> Grams:
+def _means(sums: Sums, readers: dict[str, str], examples: int) -> Grams:
     """Divides by the counts and puts the sums of an input together."""
-    counts = {name: int(count) for name, count in sums["count"].items()}
+    counts = {name: int(moment.count) for name, moment in sums["inputs"].items()}
     empty = [name for name, count in counts.items() if not count]
     if empty:
         raise ValueError(
@@ -242,26 +162,19 @@ def _means(
         )
     bad = [
         f"{what} {name}"
-        for part, what in (("gram", "inputs of"), ("outputs", "gradients at"))
-        for name, x in sums[part].items()
-        if not np.isfinite(x).all()
+        for part, what in (("inputs", "inputs of"), ("outputs", "gradients at"))
+        for name, of in sums[part].items()
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(of))
     ]
     if bad:
         raise ValueError(
             f"collect_grams: {len(bad)} sums are not finite: {_listed(bad)}; check "
             "the parameters, and the dtype that the model computes in"
         )
-    inputs: dict[str, Any] = {}
-    for name, gram in sums["gram"].items():
-        width = len(gram)
-        extended = np.ones((width + 1, width + 1), np.float32)
-        extended[:-1, :-1] = gram / np.float32(counts[name])
-        mean = sums["total"][name] / np.float32(counts[name])
-        extended[-1, :-1] = extended[:-1, -1] = mean
-        inputs[name] = extended
+    inputs: dict[str, Any] = {n: mean_moment(m) for n, m in sums["inputs"].items()}
     outputs: dict[str, Any] = {
-        name: x / np.float32(counts[readers[name]])
-        for name, x in sums["outputs"].items()
+        name: mirrored(panels) / np.float32(counts[readers[name]])
+        for name, panels in sums["outputs"].items()
     }
     return Grams(
         inputs=inputs,

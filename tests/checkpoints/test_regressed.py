@@ -155,7 +155,7 @@ def test_equal_models_give_themselves_bit_for_bit(tmp_path, method, dtype, optio
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
-@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("normalize", ["none", "model", "tensor"])
 def test_fisher_of_files_is_that_of_memory(place, normalize):
     found = merged(place, "fisher", options={"normalize": normalize})
     stack = {n: np.stack([tensors_of(k)[n] for k in range(3)]) for n in tensors_of(0)}
@@ -167,11 +167,13 @@ def test_fisher_of_files_is_that_of_memory(place, normalize):
         np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-6)
     # And both are the formula.
     x, f = stack["scale"].astype(np.float64), fishers["scale"].astype(np.float64)
-    if normalize:
+    if normalize == "model":
         norms = [
             np.sqrt(sum((fishers[n][k] ** 2).sum() for n in fishers)) for k in range(3)
         ]
         f = f / np.array(norms)[:, None]
+    if normalize == "tensor":
+        f = f / f.mean(axis=1, keepdims=True)
     share = ROW[:, None] * f
     np.testing.assert_allclose(
         found["scale"], (share * x).sum(0) / share.sum(0), rtol=1e-5

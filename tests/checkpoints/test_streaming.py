@@ -36,7 +36,7 @@ MORE = [
     ("nuslerp", {"vectors": "row"}),
     ("sce", {"select_topk": 0.4}),
     ("ties", {"density": (0.2, 0.9, 0.5)}),
-    ("fisher", {"normalize": True}),
+    ("fisher", {"normalize": "model"}),
     ("mats", {"start": "task_arithmetic", "iterations": 4, "alpha": 0.5}),
 ]
 SPECTRAL = ("tsv_m", "iso_c", "iso_cts", "knots", "wudi")
@@ -182,7 +182,7 @@ def test_pieces_give_what_whole_leaves_give(small_pieces, method, options):
     assert any(different) or method in ("wise_ft", "krum")
 
 
-@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("normalize", ["none", "model", "tensor"])
 def test_fisher_in_pieces_is_that_in_memory_to_the_last_digits(small_pieces, normalize):
     experts, options = [model(seed) for seed in (1, 2, 3)], {"normalize": normalize}
     row = [0.5, 0.3, 0.2]

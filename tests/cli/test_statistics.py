@@ -178,6 +178,7 @@ def test_forms_of_wide_grams(run, owners, tmp_path):
         record = json.loads(said)
         assert record["examples"] == 12 and record["layers"] == LINEARS
         assert record["num_bytes"] == out.stat().st_size
+        assert bool(record["cut"]) == bool(form)
         found = read_statistics(out)
         sizes[form] = found.arrays.num_bytes  # headers are longer than Grams here
         first = read_statistics(tmp_path / "x0.safetensors")
@@ -189,8 +190,10 @@ def test_forms_of_wide_grams(run, owners, tmp_path):
     # Narrow ones stay whole, and layers can be chosen.
     out = tmp_path / "narrow.safetensors"
     layers = ("--layers", ".*/mlp/.*", "--blocks", "4", "--noise", "0.1")
-    code, said, error = run(*words, *layers, "--out", out)
+    plain = [word for word in words if word != "--json"]
+    code, said, error = run(*plain, *layers, "--out", out)
     assert code == 0, error
+    assert "no Gram has more than 1024 inputs: all are whole" in said
     found = read_statistics(out)
     assert len(found.manifest.layers) == 4
     gram = found.gram("bert.encoder.layer.1.output.dense.weight")
@@ -245,6 +248,11 @@ WRONG = {
         ("--kind", "fisher", "--examples", "2", "--estimator", "exact"),
         1,
         "'exact' is not one of true, sampled, empirical",
+    ),
+    "an estimator of Grams": (
+        ("--kind", "gram", "--examples", "2", "--estimator", "true"),
+        1,
+        "estimator is of kind 'fisher'",
     ),
     "a kind that is none": (("--kind", "moments", "--examples", "2"), 2, "moments"),
 }

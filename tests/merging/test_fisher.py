@@ -34,7 +34,11 @@ def fishers_of(stack, seed=1):
 def reference(stack, fishers, c, floor, normalize):
     fishers = {n: np.asarray(f, np.float64) for n, f in fishers.items()}
     experts = len(c)
-    if normalize:
+    if normalize == "tensor":
+        for f in fishers.values():
+            for k in range(experts):
+                f[k] /= f[k].mean() or 1
+    if normalize == "model":
         for k in range(experts):
             norm = np.sqrt(sum((f[k] ** 2).sum() for f in fishers.values()))
             for f in fishers.values():
@@ -44,7 +48,7 @@ def reference(stack, fishers, c, floor, normalize):
     for name, x in stack.items():
         x = np.asarray(x, np.float64).reshape(experts, -1)
         f = fishers[name].reshape(experts, -1)
-        least = floor * (everything.mean() if normalize else f.mean())
+        least = floor * (everything if normalize == "model" else f).mean()
         out = np.zeros(x.shape[1])
         for i in range(x.shape[1]):
             weights = [c[k] * max(f[k, i], least) for k in range(experts)]
@@ -55,7 +59,7 @@ def reference(stack, fishers, c, floor, normalize):
     return merged
 
 
-@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("normalize", ["none", "model", "tensor"])
 @pytest.mark.parametrize("floor", [1e-6, 0.1, 0.0])
 def test_it_equals_the_formula_entry_by_entry(normalize, floor):
     stack, _ = experts_and_base()
@@ -94,7 +98,7 @@ def test_where_no_expert_has_a_fisher_the_mean_by_coefficients_is_taken():
         np.testing.assert_allclose(merged["w"], [2.5, 2.5], rtol=1e-6)
 
 
-@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("normalize", ["none", "model", "tensor"])
 def test_the_unit_of_the_fishers_does_not_count(normalize):
     stack, _ = experts_and_base()
     fishers = {n: jnp.maximum(f, 1e-6) for n, f in fishers_of(stack).items()}
@@ -105,13 +109,28 @@ def test_the_unit_of_the_fishers_does_not_count(normalize):
     )
 
 
+def test_one_large_entry_decides_nothing_in_other_tensors():
+    """By the norm of the model the first expert would have lost both."""
+    stack = {"a": jnp.asarray([[1.0, 1.0], [3.0, 3.0]]), "b": jnp.asarray([[1.0], [3]])}
+    fishers = {n: jnp.ones_like(x) for n, x in stack.items()}
+    fishers["b"] = fishers["b"].at[0].set(1e6)
+    half = jnp.full(2, 0.5)
+    by_tensor = fisher(stack, half, statistics=fishers, normalize="tensor")
+    np.testing.assert_allclose(by_tensor["a"], [2.0, 2.0], rtol=1e-6)
+    by_model = fisher(stack, half, statistics=fishers, normalize="model")
+    assert (np.asarray(by_model["a"]) > 2.9).all()
+
+
 def test_a_louder_expert_counts_more_unless_fishers_are_normalised():
     stack, _ = experts_and_base(num_experts=2)
     fishers = {n: jnp.ones_like(x) for n, x in stack.items()}
     loud = {n: f.at[0].multiply(99.0) for n, f in fishers.items()}
     half = jnp.full(2, 0.5)
     mean = {n: jnp.mean(x, axis=0) for n, x in stack.items()}
-    assert_trees_close(fisher(stack, half, statistics=loud, normalize=True), mean)
+    for norm in ("model", "tensor"):
+        assert_trees_close(fisher(stack, half, statistics=loud, normalize=norm), mean)
+    with pytest.raises(ValueError, match="'l2' is not one of none, model, tensor"):
+        fisher(stack, half, statistics=loud, normalize="l2")
     tilted = {n: 0.99 * x[0] + 0.01 * x[1] for n, x in stack.items()}
     assert_trees_close(fisher(stack, half, statistics=loud), tilted)
 
@@ -134,7 +153,7 @@ def test_normalising_is_dividing_coefficients_by_the_norm_of_the_model(seed, exp
         )
     )
     assert_trees_close(
-        fisher(stack, C, statistics=fishers, floor=0.0, normalize=True),
+        fisher(stack, C, statistics=fishers, floor=0.0, normalize="model"),
         # Entries that no expert knows fall back to the mean by the coefficients given.
         {
             n: np.where(
@@ -174,7 +193,7 @@ def test_population_of_coefficients_and_floors_equals_a_loop():
     fishers = fishers_of(stack)
     assert_mapped_equals_a_loop(
         lambda row: fisher(
-            stack, row[:3], statistics=fishers, floor=row[3], normalize=True
+            stack, row[:3], statistics=fishers, floor=row[3], normalize="model"
         ),
         jnp.asarray([[0.1, 0.2, 0.7, 0.0], [1.0, 2.0, 0.0, 1e-6], [1, 1, 1, 0.5]]),
     )

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from fusion_jax.merging.layer_inputs import (
     InputMoments,
+    mean_moment,
+    mirrored,
     second_moment,
     symmetric_product,
     token_weights,
@@ -39,15 +41,23 @@ def test_moments_are_those_of_the_rows_that_count(rows, width, seed):
     kept = np.append(x, np.ones((rows, 1)), axis=1)[weights > 0].astype(np.float64)
     garbage = np.where(weights[:, None] > 0, x, np.inf)
     found = second_moment(jnp.asarray(garbage), jnp.asarray(weights))
-    np.testing.assert_allclose(found, kept.T @ kept, rtol=1e-5, atol=1e-5)
+    assert int(found.count) == len(kept)
+    if len(kept):
+        mean = kept.T @ kept / len(kept)
+        np.testing.assert_allclose(mean_moment(found), mean, rtol=1e-5, atol=1e-5)
 
 
-def test_wide_products_are_split_and_stay_symmetric():
-    x = np.random.default_rng(0).normal(size=(7, 1041)).astype(np.float32)
-    found = np.asarray(symmetric_product(jnp.asarray(x)))
+@pytest.mark.parametrize("width", [1, 767, 768, 769, 1537])
+def test_wide_products_are_computed_in_panels_and_are_symmetric(width):
+    x = np.random.default_rng(0).normal(size=(7, width)).astype(np.float32)
+    panels = symmetric_product(jnp.asarray(x))
+    assert [len(panel) for panel in panels] == [
+        min(768, width - start) for start in range(0, width, 768)
+    ]
+    found = mirrored(panels)
     exact = x.astype(np.float64)
     np.testing.assert_allclose(found, exact.T @ exact, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(found[:520, 520:], found[520:, :520].T)
+    np.testing.assert_array_equal(found[:768, 768:], found[768:, :768].T)
 
 
 def test_one_array_is_one_input_and_equal_arrays_are_two():
@@ -62,7 +72,8 @@ def test_one_array_is_one_input_and_equal_arrays_are_two():
         "b/kernel": "b",
     }
     assert moments.sums.keys() == {"a/q", "b"}
-    np.testing.assert_array_equal(moments.sums["b"], np.full((3, 3), 3))
+    np.testing.assert_array_equal(moments.sums["b"].gram[0], np.full((2, 2), 3))
+    np.testing.assert_array_equal(mean_moment(moments.sums["b"]), np.ones((3, 3)))
 
 
 def test_a_layer_that_runs_twice_is_refused():
@@ -83,5 +94,5 @@ def test_half_precision_inputs_are_summed_in_float32():
         return moments.sums["a"]
 
     found = jax.jit(traced)(x)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found[0, 0], 300 * (1 + 2**-7) ** 2, rtol=1e-6)
+    assert found.gram[0].dtype == found.total.dtype == jnp.float32
+    np.testing.assert_allclose(found.gram[0], 300 * (1 + 2**-7) ** 2, rtol=1e-6)

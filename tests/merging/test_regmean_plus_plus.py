@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fusion_jax import trees
-from fusion_jax.merging.layer_inputs import InputMoments
+from fusion_jax.merging.layer_inputs import InputMoments, mean_moment
 from fusion_jax.merging.regmean import regmean
 from fusion_jax.merging.regmean_plus_plus import regress_stages
 from fusion_jax.models import EncoderConfig, build_model
@@ -76,12 +76,17 @@ def whole_pass(params, batch):
     return {name: tap.sums[owner] for name, owner in tap.readers.items()}
 
 
+def extended(moment):
+    """The sum of [x; 1] [x; 1]^T in float64."""
+    return mean_moment(moment).astype(np.float64) * int(moment.count)
+
+
 def all_grams(params, batches):
     """Extended Grams of every kernel, from whole forward passes."""
     sums = {}
     for batch in batches:
-        for name, gram in whole_pass(params, batch).items():
-            sums[name] = sums.get(name, 0) + np.asarray(gram, np.float64)
+        for name, moment in whole_pass(params, batch).items():
+            sums[name] = sums.get(name, 0) + extended(moment)
     return {name: x / x[-1, -1] for name, x in sums.items()}
 
 
@@ -133,7 +138,7 @@ def test_the_cascade_reads_what_the_merged_stages_give(experts, batches, merged)
     for expert, own in zip(experts, batches, strict=True):
         total = 0
         for batch in own:
-            total = total + np.asarray(inputs(expert, batch))
+            total = total + extended(inputs(expert, batch))
         grams.append(total / total[-1, -1])
         kernels.append(trees.flatten(expert)[name])
     right = regmean(

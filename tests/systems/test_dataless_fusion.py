@@ -12,9 +12,10 @@ from fusion_jax import trees
 from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.data.tokenise import load_tokenizer
 from fusion_jax.systems import dataless_fusion
+from fusion_jax.systems.dataless_given import Fusion
 from fusion_jax.systems.dataless_groups import Group, groups_of
 from fusion_jax.systems.dataless_members import Member
-from fusion_jax.systems.dataless_methods import MERGED, Fusion
+from fusion_jax.systems.dataless_methods import MERGED
 from fusion_jax.systems.dataless_outcome import METHODS
 from fusion_jax.systems.defaults import dataless_config
 from fusion_jax.systems.problem import make_problem

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from fusion_jax.data.batches import eval_batches, make_batch
 from fusion_jax.evaluation.losses import loss_of
-from fusion_jax.training.fisher import _class_scores, collect_fisher
+from fusion_jax.training.fisher import collect_fisher
+from fusion_jax.training.fisher_scores import class_scores
 from fusion_jax.trees import flatten
 from fusion_jax.types import Model
 from tests.training.conftest import MODEL, VOCABULARY, WIDTH, make_split, small_init
@@ -382,7 +383,7 @@ def test_rows_without_a_target_do_not_count():
 )
 def test_the_scores_factor_the_covariance_of_the_label(values, scale):
     z = np.asarray(values, np.float64) * scale
-    factor = np.asarray(jax.jacrev(_class_scores)(jnp.asarray(z, jnp.float32)))
+    factor = np.asarray(jax.jacrev(class_scores)(jnp.asarray(z, jnp.float32)))
     assert factor.shape == (len(z) - 1, len(z))
     p = np.exp(z - z.max())
     p /= p.sum()

@@ -10,6 +10,7 @@ from fusion_jax.data.batches import TrainBatches
 from fusion_jax.models.build import build_model
 from fusion_jax.models.config import EncoderConfig
 from fusion_jax.training.config import FROZEN_EMBEDDINGS, FitConfig
+from fusion_jax.training.evaluate import DevScore
 from fusion_jax.training.fit import fit, fit_stack
 from fusion_jax.training.loop import Diverged
 from fusion_jax.training.sharding import make_mesh
@@ -153,6 +154,22 @@ def test_without_a_dev_set_the_last_epoch_is_taken(model, params, splits):
     assert result.history[0]["dev"] is None
 
 
+def test_a_function_may_score_the_epochs(model, params, splits, largest_difference):
+    seen = []
+
+    def judge(whole):
+        seen.append(jax.tree.map(np.array, whole))
+        value = (0.2, 0.7, 0.4)[len(seen) - 1]
+        return DevScore({"own": value}, value, 1 - value)
+
+    result = fit(model, params, splits(24, 1), judge, CONFIG, **OPTIONS)
+    assert set(flatten(seen[1])) == set(flatten(params))
+    assert result.best_epoch == 1
+    assert [record["dev"] for record in result.history] == [0.2, 0.7, 0.4]
+    assert largest_difference(result.params, seen[1]) == 0
+    assert largest_difference(seen[0], seen[1]) > 0
+
+
 def test_a_loss_that_is_not_finite_names_expert_and_step(model, params, splits):
     shared, trained = partition(params, FROZEN_EMBEDDINGS)
     broken = jax.tree.map(lambda x: x * jnp.inf, trained)
@@ -174,6 +191,9 @@ def test_nothing_to_train_is_an_error(model, params, splits):
 
 
 def test_arguments_that_do_not_fit_together_are_named(model, params, splits):
+    two = jax.tree.map(lambda x: jnp.stack([x, x]), params)
+    with pytest.raises(ValueError, match="scores one expert, and there are 2"):
+        fit_stack(model, two, {}, splits(20, 1), print, CONFIG, **OPTIONS)
     shared, trained = partition(params, FROZEN_EMBEDDINGS)
     both = stack([trained, trained])
     with pytest.raises(ValueError, match="trains: 3 for 2 experts"):
