@@ -45,6 +45,7 @@ HOMES = {
     "tokenizers": ("data",),
     "evosax": ("search",),
     "matplotlib": ("reports",),
+    "ray": ("collaboration",),
     "fsspec": ("collaboration",),
     "s3fs": ("collaboration",),
     "gcsfs": ("collaboration",),

@@ -90,7 +90,7 @@ def run_ray(
       ValueError: Ray is not installed.
     """
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise ValueError(
             "the backend 'ray' needs Ray: pip install 'fusion_jax[ray]'"
