@@ -194,7 +194,10 @@ def _group_row(name: str, found: Mapping[str, Any]) -> Row:
             Cell(interval(gain["interval"])),
             elements.gain_cell(gain["without_tiny"]),
             Cell(f"{gain['better']} / {gain['worse']}"),
-            Cell(f"{number(worst, sign=True)} {escape(task)}"),
+            Cell(
+                f"{number(worst, sign=True)} {escape(task).replace('_', '_<wbr>')}",
+                "narrow",
+            ),
         ]
     kind = "own" if name == "cold" else ""
     return Row(escape(describe(name).label), cells, kind)
