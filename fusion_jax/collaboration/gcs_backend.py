@@ -141,7 +141,9 @@ def _told() -> Iterator[None]:
         raise Refused from error
     except Exception as error:
         line = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, HttpError) and str(error.code) == "412":
+        # Its own error has a code; without the library the type says nothing of it.
+        code = getattr(error, "code", None)
+        if isinstance(error, HttpError) and str(code) == "412":
             raise Refused from error
         lost = isinstance(error, aiohttp.ClientError | TimeoutError | ConnectionError)
         if lost or is_retriable(error):

@@ -57,7 +57,9 @@ class Dying:
 
 def start(action, place, moment=None, **options):
     """A running process: `action` is 'contribute' or 'fuse'."""
-    process = _FORK.Process(target=_run, args=(action, str(place), moment, options))
+    # The server's environment is that of its own start.
+    given = (action, str(place), moment, options, dict(os.environ))
+    process = _FORK.Process(target=_run, args=given)
     process.start()
     return process
 
@@ -74,8 +76,8 @@ def finish(process, timeout=120.0):
     return code
 
 
-def _run(action, place, moment, options):
-    os.environ["JAX_PLATFORMS"] = "cpu"
+def _run(action, place, moment, options, environment):
+    os.environ.update(environment)
     root, cache = place, f"{place}-cache-{os.getpid()}"
     plain = open_repository(root, cache=options.pop("cache", cache))
     repository = Repository(Dying(plain.store, moment), plain.cache)

@@ -1,0 +1,82 @@
+"""Divergences of two distributions over terms; p of the source, q of the target.
+
+All take positive vectors [V] of sum one (`terms.distribution` smooths), but the
+overlap, which takes presence, and give a scalar in their dtype. They are for float64: a
+sum over ten thousand small terms loses five digits in float32.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fusion_jax.transfer.measure import Measure
+
+RENYI_ALPHA = 0.99
+
+
+def kl(p: jax.Array, q: jax.Array) -> jax.Array:
+    """KL(p || q) = sum_v p_v ln(p_v / q_v), in nats."""
+    return jnp.sum(p * (jnp.log(p) - jnp.log(q)))
+
+
+def kl_reversed(p: jax.Array, q: jax.Array) -> jax.Array:
+    """KL(q || p): a measure of its own, as KL differs by direction."""
+    return kl(q, p)
+
+
+def jensen_shannon(p: jax.Array, q: jax.Array) -> jax.Array:
+    """(KL(p || r) + KL(q || r)) / 2 with r = (p + q) / 2, in bits: in [0, 1].
+
+    The divergence itself; SciPy's `jensenshannon` is its square root.
+    """
+    middle = (p + q) / 2
+    return (kl(p, middle) + kl(q, middle)) / (2 * jnp.log(2.0))
+
+
+def renyi(p: jax.Array, q: jax.Array, *, alpha: float = RENYI_ALPHA) -> jax.Array:
+    """ln(sum_v p_v^alpha q_v^(1 - alpha)) / (alpha - 1), alpha in (0, 1)."""
+    mixed = alpha * jnp.log(p) + (1 - alpha) * jnp.log(q)
+    return jax.nn.logsumexp(mixed) / (alpha - 1)
+
+
+def bhattacharyya(p: jax.Array, q: jax.Array) -> jax.Array:
+    """-ln sum_v sqrt(p_v q_v): half of Renyi's with alpha = 1/2."""
+    return -jax.nn.logsumexp((jnp.log(p) + jnp.log(q)) / 2)
+
+
+def total_variation(p: jax.Array, q: jax.Array) -> jax.Array:
+    """sum_v |p_v - q_v| / 2, in [0, 1]."""
+    return jnp.sum(jnp.abs(p - q)) / 2
+
+
+def euclidean(x: jax.Array, y: jax.Array) -> jax.Array:
+    """||x - y||, of any two vectors."""
+    return jnp.sqrt(jnp.sum((x - y) ** 2))
+
+
+def cosine(x: jax.Array, y: jax.Array) -> jax.Array:
+    """1 - x.y / (||x|| ||y||), of any two vectors; in [0, 2], NaN of a zero vector."""
+    norms = jnp.sqrt(jnp.sum(x**2) * jnp.sum(y**2))
+    return 1 - jnp.sum(x * y) / norms
+
+
+def vocabulary_overlap(x: jax.Array, y: jax.Array) -> jax.Array:
+    """1 - |V_s and V_t| / |V_s or V_t| of presences [V]: Jaccard's distance."""
+    return 1 - jnp.sum(jnp.minimum(x, y)) / jnp.sum(jnp.maximum(x, y))
+
+
+_TERMS = frozenset({"zero", "positive"})
+_RUDER = "Ruder and Plank 2017, arXiv:1707.05246"
+RECORDS: dict[str, Measure] = {
+    "kl": Measure(kl, "terms", False, _TERMS, _RUDER),
+    "kl_reversed": Measure(kl_reversed, "terms", False, _TERMS, _RUDER),
+    "jensen_shannon": Measure(jensen_shannon, "terms", True, _TERMS, _RUDER),
+    "renyi": Measure(renyi, "terms", False, _TERMS, _RUDER),
+    "bhattacharyya": Measure(bhattacharyya, "terms", True, _TERMS, _RUDER),
+    "total_variation": Measure(total_variation, "terms", True, _TERMS, _RUDER),
+    "term_euclidean": Measure(euclidean, "terms", True, _TERMS, _RUDER),
+    "term_cosine": Measure(cosine, "terms", True, _TERMS, _RUDER),
+    "vocabulary_overlap": Measure(
+        vocabulary_overlap, "presence", True, _TERMS, "Jaccard 1901"
+    ),
+    "tfidf_cosine": Measure(cosine, "tfidf", True, _TERMS, "Salton 1988"),
+}

@@ -1,0 +1,252 @@
+"""Every divergence against an independent reference, and what its record promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.spatial.distance as distance
+import scipy.stats
+
+from fusion_jax.transfer.moments import Moments, moments_of
+from fusion_jax.transfer.pairs import all_pairs
+from fusion_jax.transfer.sample_divergences import median_bandwidth, unit_directions
+from fusion_jax.transfer.table import MEASURES
+
+RANDOM = np.random.default_rng(0)
+TASKS, WORDS, ROWS, WIDTH = 5, 40, 30, 6
+GAMMA, DIRECTIONS = 0.13, unit_directions(WIDTH, 17, seed=3)
+
+
+def representations(reads, random=RANDOM):
+    """Tasks as the measure reads them, stacked, with the samples they are of."""
+    counts = random.poisson(3, (TASKS, WORDS)) + 0.01
+    samples = random.normal(size=(TASKS, ROWS, WIDTH)) * random.uniform(
+        0.5, 2, (TASKS, 1, WIDTH)
+    ) + random.normal(size=(TASKS, 1, WIDTH))
+    if reads == "terms":
+        return counts / counts.sum(axis=1, keepdims=True)
+    if reads == "presence":
+        return (counts > 2).astype(float)
+    if reads == "tfidf":
+        return counts * random.uniform(1, 3, WORDS)
+    return stacked(samples) if reads == "moments" else samples
+
+
+def stacked(samples):
+    found = [moments_of(sample) for sample in samples]
+    return Moments(
+        *(np.stack([np.asarray(x) for x in part]) for part in zip(*found, strict=True))
+    )
+
+
+def options(name):
+    given = {"mmd": {"gamma": GAMMA}, "sliced_wasserstein": {"directions": DIRECTIONS}}
+    return given.get(name, {})
+
+
+def gaussian_w2(x, y):
+    root = np.real(scipy.linalg.sqrtm(x.covariance))
+    cross = np.real(scipy.linalg.sqrtm(root @ y.covariance @ root))
+    spread = np.trace(x.covariance) + np.trace(y.covariance) - 2 * np.trace(cross)
+    return np.sum((x.mean - y.mean) ** 2) + spread
+
+
+def gaussian_overlap(x, y):
+    """-ln of the integral of sqrt(p q) of two Gaussians, by their densities."""
+    pooled = (x.shrunk + y.shrunk) / 2
+    d = x.mean - y.mean
+    top = np.linalg.det(x.shrunk) ** 0.25 * np.linalg.det(y.shrunk) ** 0.25
+    return (
+        -np.log(top / np.sqrt(np.linalg.det(pooled)))
+        + d @ np.linalg.inv(pooled) @ d / 8
+    )
+
+
+def lda_separation(x, y):
+    w = np.linalg.inv((x.shrunk + y.shrunk) / 2) @ (x.mean - y.mean)
+    return (w @ (x.mean - y.mean)) ** 2 / (w @ ((x.shrunk + y.shrunk) / 2) @ w)
+
+
+def kernel_mmd(x, y):
+    from sklearn.metrics.pairwise import rbf_kernel
+
+    within = [rbf_kernel(a, gamma=GAMMA) for a in (x, y)]
+    off = [(k.sum() - len(k)) / (len(k) * (len(k) - 1)) for k in within]
+    return off[0] + off[1] - 2 * rbf_kernel(x, y, gamma=GAMMA).mean()
+
+
+def one_dimensional(x, y):
+    return np.mean(
+        [np.mean((np.sort(x @ u) - np.sort(y @ u)) ** 2) for u in DIRECTIONS]
+    )
+
+
+def energy_by_cdist(x, y):
+    means = [distance.cdist(a, b).mean() for a, b in ((x, y), (x, x), (y, y))]
+    return 2 * means[0] - means[1] - means[2]
+
+
+REFERENCES = {
+    "kl": scipy.stats.entropy,
+    "kl_reversed": lambda p, q: scipy.stats.entropy(q, p),
+    "jensen_shannon": lambda p, q: distance.jensenshannon(p, q, base=2) ** 2,
+    "renyi": lambda p, q: np.log(np.sum(p**0.99 * q**0.01)) / -0.01,
+    "bhattacharyya": lambda p, q: -np.log(np.sum(np.sqrt(p * q))),
+    "total_variation": lambda p, q: distance.cityblock(p, q) / 2,
+    "term_euclidean": distance.euclidean,
+    "term_cosine": distance.cosine,
+    "vocabulary_overlap": lambda x, y: distance.jaccard(x > 0, y > 0),
+    "tfidf_cosine": distance.cosine,
+    "mean_cosine": lambda x, y: distance.cosine(x.mean, y.mean),
+    "mean_euclidean": lambda x, y: distance.euclidean(x.mean, y.mean),
+    "coral": lambda x, y: (
+        np.linalg.norm(x.covariance - y.covariance) ** 2 / (4 * WIDTH**2)
+    ),
+    "bures": gaussian_w2,
+    "gaussian_bhattacharyya": gaussian_overlap,
+    "fisher_discriminant": lda_separation,
+    "mmd": kernel_mmd,
+    "energy": energy_by_cdist,
+    "sliced_wasserstein": one_dimensional,
+}
+
+
+def one(tasks, i):
+    return jax.tree.map(lambda x: np.asarray(x)[i], tasks)
+
+
+def test_every_measure_has_a_reference():
+    assert REFERENCES.keys() == MEASURES.keys()
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_all_pairs_are_those_of_the_reference(name):
+    tasks = representations(MEASURES[name].reads)
+    table = all_pairs(name, tasks, options=options(name), chunk=4)
+    for s in range(TASKS):
+        for t in range(TASKS):
+            # A task and itself are the promise 'zero'; references divide by it.
+            if s != t:
+                expected = REFERENCES[name](one(tasks, s), one(tasks, t))
+                np.testing.assert_allclose(table[s, t], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_symmetric_measures_are_so_to_the_bit_and_the_others_are_not(name):
+    tasks = representations(MEASURES[name].reads)
+    table = all_pairs(name, tasks, options=options(name))
+    both_ways = MEASURES[name].symmetric
+    assert np.array_equal(table, table.T) == both_ways
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_what_a_record_promises_holds(name):
+    measure = MEASURES[name]
+    tasks = representations(measure.reads)
+    table = all_pairs(name, tasks, options=options(name))
+    scale = np.abs(table).max()
+    if "zero" in measure.promises:
+        np.testing.assert_allclose(np.diag(table), 0, atol=1e-9 * max(scale, 1))
+    if "positive" in measure.promises:
+        assert (table >= -1e-9 * scale).all()
+        assert (table[~np.eye(TASKS, dtype=bool)] > 0).all()
+    if "duplication" in measure.promises:
+        twice = np.concatenate([tasks, tasks], axis=1)
+        np.testing.assert_allclose(
+            all_pairs(name, twice, options=options(name)), table, rtol=1e-9, atol=1e-12
+        )
+    if "rotation" in measure.promises:
+        samples = representations("sample")
+        turn = scipy.stats.ortho_group.rvs(WIDTH, random_state=1)
+        made = stacked if measure.reads == "moments" else np.asarray
+        np.testing.assert_allclose(
+            all_pairs(name, made(samples @ turn), options=options(name)),
+            all_pairs(name, made(samples), options=options(name)),
+            rtol=1e-7,
+            atol=1e-9,
+        )
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 64])
+@pytest.mark.parametrize("name", ["kl", "bures", "mmd"])
+def test_chunks_and_devices_change_nothing(name, chunk):
+    tasks = representations(MEASURES[name].reads)
+    alone = all_pairs(name, tasks, options=options(name), chunk=chunk)
+    mesh = jax.make_mesh((8,), ("pairs",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("pairs"))
+    np.testing.assert_allclose(
+        all_pairs(name, tasks, options=options(name), chunk=chunk, sharding=spread),
+        alone,
+        rtol=1e-12,
+        atol=1e-14,
+    )
+
+
+def test_known_answers():
+    disjoint = np.array([[1 - 1e-12, 1e-12], [1e-12, 1 - 1e-12]])
+    assert all_pairs("jensen_shannon", disjoint)[0, 1] == pytest.approx(1, abs=1e-9)
+    tasks = representations("terms")
+    half = all_pairs("renyi", tasks, options={"alpha": 0.5})
+    np.testing.assert_allclose(half / 2, all_pairs("bhattacharyya", tasks), rtol=1e-9)
+    near = all_pairs("renyi", tasks, options={"alpha": 0.999})
+    off = ~np.eye(TASKS, dtype=bool)
+    np.testing.assert_allclose(near[off], all_pairs("kl", tasks)[off], rtol=0.01)
+    shift, unit = np.arange(WIDTH) / 3, np.eye(WIDTH)
+    means = np.stack([np.zeros(WIDTH), shift])
+    both = Moments(means, np.stack([unit, unit]), np.stack([unit, unit]))
+    for name in ("bures", "fisher_discriminant"):
+        assert all_pairs(name, both)[0, 1] == pytest.approx(shift @ shift)
+    sample = RANDOM.normal(size=(ROWS, WIDTH))
+    moved = all_pairs(
+        "sliced_wasserstein",
+        np.stack([sample, sample + shift]),
+        options={"directions": DIRECTIONS},
+    )
+    assert moved[0, 1] == pytest.approx(np.mean((DIRECTIONS @ shift) ** 2))
+
+
+def test_unbiased_mmd_has_mean_zero_and_grows_with_a_shift():
+    draws = RANDOM.normal(size=(40, ROWS, WIDTH))
+    off = ~np.eye(40, dtype=bool)
+    found = all_pairs("mmd", draws, options={"gamma": GAMMA})[off]
+    assert found.min() < 0 < found.max()
+    assert abs(found.mean()) < 4 * found.std() / np.sqrt(40)
+    shifted = np.stack([draws[0], *(draws[1] + s for s in (0.0, 0.5, 1.0, 2.0))])
+    row = all_pairs("mmd", shifted, options={"gamma": GAMMA})[0, 1:]
+    assert (np.diff(row) > 0).all()
+
+
+def test_covariances_of_fewer_rows_than_dimensions_stay_finite():
+    wide = [moments_of(RANDOM.normal(size=(5, 40)) + k) for k in range(3)]
+    both = Moments(
+        *(np.stack([np.asarray(x) for x in part]) for part in zip(*wide, strict=True))
+    )
+    for name in ("bures", "gaussian_bhattacharyya", "fisher_discriminant", "coral"):
+        assert np.isfinite(all_pairs(name, both)).all()
+
+
+def test_one_bandwidth_is_of_the_median_distance():
+    samples = representations("sample")
+    pool = samples.reshape(-1, WIDTH)
+    sigma = np.median(distance.pdist(pool))
+    assert median_bandwidth(samples) == pytest.approx(1 / (2 * sigma**2))
+    with pytest.raises(ValueError, match="the same vector"):
+        median_bandwidth(np.zeros((2, 10, 3)))
+
+
+def test_what_cannot_be_measured_is_named_and_never_zero():
+    tasks = representations("tfidf")
+    tasks[3] = 0
+    with pytest.raises(ValueError, match=r"tfidf_cosine: not finite .*3"):
+        all_pairs("tfidf_cosine", tasks)
+    with pytest.raises(ValueError, match="unknown measure 'jsd'; there are kl"):
+        all_pairs("jsd", tasks)
+    with pytest.raises(ValueError, match="2 of 4 vectors are not finite"):
+        moments_of(np.array([[1.0, 2], [np.nan, 1], [3, np.inf], [0, 0]]))
+    with pytest.raises(ValueError, match="n of 2 or more"):
+        moments_of(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="give both one size"):
+        MEASURES["sliced_wasserstein"].function(
+            jnp.zeros((3, 2)), jnp.zeros((4, 2)), directions=jnp.ones((1, 2))
+        )
