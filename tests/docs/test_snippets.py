@@ -23,7 +23,9 @@ from fusion_jax.cli.configure import read_config, set_fields
 from fusion_jax.data import load_task, write_task
 from fusion_jax.data.synthetic import generate
 from fusion_jax.models import build_model
+from fusion_jax.systems.cold_defaults import cold_config
 from fusion_jax.systems.defaults import dataless_config, dfwe_config
+from fusion_jax.training.config import FitConfig
 from tests.small_models import write_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,9 +179,11 @@ def test_configs_and_fields_that_a_page_names_exist(page):
         assert read_config(str(ROOT / config)).system, config
     known = {
         name
-        for config in (dfwe_config(), dataless_config())
+        for config in (dfwe_config(), dataless_config(), cold_config())
         for name in field_names(config)
     }
+    # `fusion-jax repository contribute --set` takes those of a fit by themselves.
+    known |= {field.name for field in dataclasses.fields(FitConfig)}
     for field in FIELD.findall(text):
         # Or an option of `fusion-jax merge --set`.
         assert field in known | MERGE_OPTIONS, f"{page.name}: {field} is no field"
