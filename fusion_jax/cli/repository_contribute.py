@@ -1,7 +1,10 @@
 """fusion-jax repository contribute: one contribution, or one for each of many tasks."""
 
 import argparse
+import dataclasses
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 from fusion_jax.cli.failures import WrongUsage
@@ -33,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         metavar="DIR",
         help="hand in this model, fine-tuned from the newest base, instead of training",
+    )
+    add(
+        "--recipe",
+        metavar="FILE.json",
+        help="options of the fine-tuning, for a group to agree on; --set goes over it",
     )
     add("--seed", type=int, default=0, help="of the head and the rows' order")
     add("--shots", type=int, default=0, help="training rows in all; 0 = all")
@@ -71,7 +79,8 @@ def run(options: argparse.Namespace) -> None:
     from fusion_jax.systems.defaults import SOURCE, fit_config
     from fusion_jax.training.config import FitConfig
 
-    fields: Any = fit_config(**SOURCE).lock()
+    recipe = _recipe(options.recipe) if options.recipe else SOURCE
+    fields: Any = fit_config(**recipe).lock()
     set_fields(fields, options.set)
     runtime.initialize()
     done = contribute(
@@ -147,6 +156,7 @@ def _arguments(options: argparse.Namespace, task: str) -> tuple[str, ...]:
     words += ["--shots", str(options.shots), "--max-length", str(options.max_length)]
     words += ["--workdir", os.path.abspath(options.workdir)]
     words += ["--cache", os.path.abspath(options.cache)] if options.cache else []
+    words += ["--recipe", os.path.abspath(options.recipe)] if options.recipe else []
     words += ["--licence", options.licence] if options.licence else []
     if options.statistics:
         words += [
@@ -158,3 +168,21 @@ def _arguments(options: argparse.Namespace, task: str) -> tuple[str, ...]:
     for change in options.set:
         words += ["--set", change]
     return tuple(words)
+
+
+def _recipe(file: str) -> dict[str, Any]:
+    """The options of a fit in a JSON file; all that are unknown are named."""
+    from fusion_jax.training.config import FitConfig
+
+    known = [field.name for field in dataclasses.fields(FitConfig)]
+    try:
+        found = json.loads(Path(file).read_text())
+    except ValueError as error:
+        raise ValueError(f"--recipe: {file} is no JSON ({error})") from error
+    unknown = sorted(set(found) - set(known)) if isinstance(found, dict) else []
+    if unknown or not isinstance(found, dict):
+        raise ValueError(
+            f"--recipe: {file} holds {', '.join(unknown) or 'no object'}; options of a "
+            f"fit are {', '.join(known)}"
+        )
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}

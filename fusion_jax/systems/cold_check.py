@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 from fusion_jax.collaboration import fuse_options as fusing
+from fusion_jax.collaboration.jobs import BACKENDS
 from fusion_jax.config import Config
 from fusion_jax.data import Task
-from fusion_jax.systems.cold_defaults import BASELINES, HEADS, fuse_options
+from fusion_jax.systems.cold_defaults import BASELINES, HEADS, STACKED, fuse_options
 from fusion_jax.systems.cold_tasks import contributor_name, folds_of
 from fusion_jax.training.config import FitConfig
 
@@ -26,6 +27,7 @@ def check_options(config: Config) -> None:
             ("fold", -1),
             ("shots", 0),
             ("together", 0),
+            ("workers", 1),
         )
         if config[name] < least
     ]
@@ -38,6 +40,14 @@ def check_options(config: Config) -> None:
         )
     if config.head not in HEADS:
         wrong.append(f"head: '{config.head}' is not one of {', '.join(HEADS)}")
+    backends = (STACKED, *BACKENDS)
+    if config.backend not in backends:
+        wrong.append(f"backend: '{config.backend}' is not one of {', '.join(backends)}")
+    elif config.backend != STACKED and config.head == "kept":
+        wrong.append(
+            f"head: a command of its own ({config.backend}) begins with a fresh head; "
+            "'kept' goes with backend 'stacked'"
+        )
     unknown = [name for name in config.baselines if name not in BASELINES]
     if unknown:
         wrong.append(

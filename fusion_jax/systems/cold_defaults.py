@@ -15,6 +15,9 @@ BASELINES = ("one_shot", "multitask")
 
 HEADS = ("fresh", "kept")
 
+STACKED = "stacked"
+"""Backend of contributors that are one program of this process."""
+
 # A contributor starts from a base that is good already; the paper trains long.
 # Fits are many and short: a state is saved of those that are long after all.
 FIT = {"epochs": 2, "learning_rate": 1e-4, "select": "last", "save_seconds": 60.0}
@@ -57,7 +60,10 @@ def cold_config() -> ConfigDict:
       `collaboration.screening.Limits`.
     baselines: of `BASELINES`.
     repository: folder or URL of the weight repository; empty = WORKDIR/repository.
-    together: contributors trained in one program, 0 = by device and memory.
+    backend: 'stacked' (contributors of a round are one program, or one after another
+      on a CPU), or one command each, in 'processes' of this machine or on 'ray', so
+      that a contributor is what it is in a real group. workers: commands at a time.
+    together: stacked contributors in one program, 0 = by device and memory.
     """
     config = ConfigDict()
     config.system = "cold_fusion"
@@ -93,6 +99,8 @@ def cold_config() -> ConfigDict:
     config.limits = _plain(Limits())
     config.baselines = BASELINES
     config.repository = ""
+    config.backend = "stacked"
+    config.workers = 1
     config.together = 0
     return _locked(config)
 

@@ -18,6 +18,8 @@ from fusion_jax.collaboration.repository import Repository
 from fusion_jax.collaboration.submission import find, run_id, submit
 from fusion_jax.data.task import hash_task
 from fusion_jax.processes import agreed, on_own_device, write_once
+from fusion_jax.systems.cold_defaults import STACKED
+from fusion_jax.systems.cold_jobs import recipe_of, run_contributors
 from fusion_jax.systems.cold_setting import Setting
 from fusion_jax.systems.cold_tasks import contributor_name
 from fusion_jax.systems.experts import head_key
@@ -78,6 +80,10 @@ def train_contributors(
     left = [job for job in jobs if agreed(lambda job=job: missing(job))]
     if not left:
         return
+    if setting.config.backend != STACKED:
+        names = [job.name for job in left]
+        run_contributors(setting, repository.url, names, fit, heads.parent / "jobs")
+        return
     start = hf.load(repository.base_folder(base.round))
     stacks: dict[Any, list[Job]] = {}
     for job in left:
@@ -121,8 +127,10 @@ def _job(
     problem = setting.problems[name]
     splits = {split: problem.task.splits[split] for split in ("train", "dev")}
     data = hash_task(dataclasses.replace(problem.task, splits=splits))
-    how = {**fit.decisive(), "max_length": problem.max_length, "columns": problem.width}
-    head = None
+    head, how = None, recipe_of(problem, fit)
+    if setting.config.backend == STACKED:
+        # Its head is as wide as the widest of the stack, and drawn so.
+        how["columns"] = problem.width
     if setting.config.head == "kept":
         files = (_head_file(heads, r, name) for r in reversed(range(base.round)))
         head = next((file for file in files if agreed(file.is_file)), None)

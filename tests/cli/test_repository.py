@@ -120,6 +120,11 @@ def test_many_tasks_are_printed_for_a_scheduler(round_one, command, place):
             "each task is its own contributor",
         ),
         (("status", "ftp://x/y"), 1, "ftp"),
+        (
+            ("contribute", "HERE", "--data", "TASK", "--recipe", "BAD"),
+            1,
+            "epoch; options",
+        ),
         (("contribute", "HERE", "--data", "TASK", "--contributor", "a/b"), 1, "'a/b'"),
     ],
 )
@@ -130,7 +135,9 @@ def test_what_is_wrong_is_said_in_one_line(
         "HERE": str(round_one / "repository"),
         "NOWHERE": str(tmp_path / "NOWHERE"),
         "TASK": str(place / "opinion"),
+        "BAD": str(tmp_path / "recipe.json"),
     }
+    (tmp_path / "recipe.json").write_text('{"epoch": 3}')
     typed = [known.get(word, word) for word in words]
     found, _, error = command("repository", *typed, "--cache", round_one / "cache")
     assert found == code and message in error

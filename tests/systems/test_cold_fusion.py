@@ -358,3 +358,45 @@ def test_tasks_that_cannot_take_part_are_named(place, tmp_path):
         cold_fusion.run(config, tmp_path / "run")
     for part in ("folds: 3 for 2 tasks", "both called 'a_b'", "tiny: cb are no tasks"):
         assert part in str(told.value)
+
+
+@pytest.mark.slow
+def test_contributors_as_commands_make_the_bases_of_commands_whoever_runs_them(
+    place, tmp_path
+):
+    """Processes here, and Ray's workers where it is installed: one hash."""
+    backends = ["processes"]
+    try:
+        import ray  # noqa: F401
+    except ModuleNotFoundError:
+        pass
+    else:
+        backends.append("ray")
+    hashes = []
+    for backend in backends:
+        config = make_config(
+            place,
+            backend=backend,
+            workers=2,
+            rounds=1,
+            baselines=(),
+            folds=0,
+            fold=-1,
+        )
+        result = cold_fusion.run(config, tmp_path / backend)
+        [_, base] = result.results["rounds"]
+        assert len(base["accepted"]) == 2
+        hashes.append(base["base"])
+        models = list(
+            (tmp_path / backend / "jobs" / "contributions" / "models").iterdir()
+        )
+        assert len(models) == 2
+    assert len(set(hashes)) == 1
+
+
+def test_kept_heads_are_no_business_of_commands(place, tmp_path):
+    config = make_config(place, backend="processes", head="kept")
+    with pytest.raises(ValueError, match="'kept' goes with backend 'stacked'"):
+        cold_fusion.run(config, tmp_path / "run")
+    with pytest.raises(ValueError, match="not one of stacked, processes, ray"):
+        cold_fusion.run(make_config(place, backend="slurm"), tmp_path / "run")
