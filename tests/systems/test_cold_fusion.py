@@ -391,6 +391,10 @@ def test_contributors_as_commands_make_the_bases_of_commands_whoever_runs_them(
             (tmp_path / backend / "jobs" / "contributions" / "models").iterdir()
         )
         assert len(models) == 2
+        # What they handed in is known for this run's when it is gone on with.
+        (tmp_path / backend / "results.json").unlink()
+        again = cold_fusion.run(config, tmp_path / backend).results
+        assert again["rounds"] == result.results["rounds"]
     assert len(set(hashes)) == 1
 
 
