@@ -4,7 +4,7 @@ Command: python launch/cold_fusion.py \
     --config=configs/cold_fusion/quickstart.py --workdir=DIR
 Options: rounds=N, contributors=N, relatedness=0.7, smoke.
 
-Needs no data. Time: docs/results.md.
+Needs no data.
 """
 
 from fusion_jax.config import parse_options

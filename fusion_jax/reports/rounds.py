@@ -67,8 +67,8 @@ def groups(results: Results) -> str:
                 rows.append(_group_row(name, found))
         if rows:
             columns = (
-                *("method", "mean", "95 %", "median", "without tiny sets"),
-                *("gain", "95 %", "gain without", "better / worse", "worst"),
+                *("method", "mean", "median", "without tiny"),
+                *("gain", "95 %", "without tiny", "better / worse", "worst"),
             )
             parts.append(f"<h3>{escape(title[0].upper() + title[1:])}</h3>")
             parts.append(elements.table(columns, rows))
@@ -88,17 +88,16 @@ def history(results: Results) -> str:
     rows = []
     for entry in results["rounds"]:
         scores = entry["scores"]
-        rejected = [
-            f"{x['contributor']}: {'; '.join(x['reasons'])}" for x in entry["rejected"]
-        ]
-        verdicts = f"{len(entry['accepted'])} of {len(entry['contributors'])}"
+        made = ", ".join(entry["accepted"])
+        for left in entry["rejected"]:
+            made += f"; left out {left['contributor']}: {'; '.join(left['reasons'])}"
+        accepted = f"{len(entry['accepted'])} of {len(entry['contributors'])}"
         rows.append(
             Row(
                 f"{entry['round']}<small>{escape(entry['base'][:12])}</small>",
                 [
-                    Cell(escape(", ".join(entry["accepted"])) or ABSENT, "wrapped"),
-                    Cell(verdicts if entry["contributors"] else ABSENT),
-                    Cell(escape(" | ".join(rejected)) or ABSENT, "wrapped"),
+                    Cell(escape(made) or ABSENT, "wrapped"),
+                    Cell(accepted if entry["contributors"] else ABSENT),
                     *(
                         elements.score_cell(scores[way][group])
                         for way in WAYS
@@ -109,8 +108,8 @@ def history(results: Results) -> str:
             )
         )
     columns = (
-        *("base", "made from", "accepted", "left out"),
-        *("seen", "unseen", "seen, frozen", "unseen, frozen", "few shots"),
+        *("base", "made from", "accepted", "seen", "unseen"),
+        *("seen,<br>frozen", "unseen,<br>frozen", "few<br>shots"),
     )
     return elements.section(
         "Rounds",
@@ -183,7 +182,6 @@ def _group_row(name: str, found: Mapping[str, Any]) -> Row:
     gain, large = found["gain"], found["without_tiny"]
     cells = [
         elements.score_cell(found["score"]),
-        Cell(interval(found["interval"])),
         elements.score_cell(found["median"]),
         elements.score_cell(large and large["score"]),
     ]
@@ -196,7 +194,10 @@ def _group_row(name: str, found: Mapping[str, Any]) -> Row:
             Cell(interval(gain["interval"])),
             elements.gain_cell(gain["without_tiny"]),
             Cell(f"{gain['better']} / {gain['worse']}"),
-            Cell(f"{number(worst, sign=True)} {escape(task)}"),
+            Cell(
+                f"{number(worst, sign=True)} {escape(task).replace('_', '_<wbr>')}",
+                "narrow",
+            ),
         ]
     kind = "own" if name == "cold" else ""
     return Row(escape(describe(name).label), cells, kind)

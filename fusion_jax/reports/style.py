@@ -51,6 +51,7 @@ tfoot th, tfoot td { border-bottom: 0; font-weight: 600; }
 td.best { color: var(--accent); font-weight: 650; }
 td.absent { color: var(--muted); }
 td.wrapped { text-align: left; white-space: normal; min-width: 12rem; }
+td.narrow { white-space: normal; min-width: 7rem; line-height: 1.25; }
 td.draw { padding-top: .15rem; padding-bottom: .15rem; }
 td.draw svg { display: block; }
 .good { color: var(--good); } .bad { color: var(--bad); }

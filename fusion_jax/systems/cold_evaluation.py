@@ -71,8 +71,12 @@ def evaluate(setting: Setting, base: hf.Checkpoint, name: str, mode: str) -> Rec
     result = _fit(problem, start, options, mode, workdir)
     scores = setting.judges[name].scores(on_own_device(result.params), "test")
     record = _record(problem, result, scores, time.perf_counter() - begun)
-    write_once(str(file), lambda: atomic.write_json(file, record))
-    shutil.rmtree(workdir, ignore_errors=True)
+
+    def write() -> None:
+        atomic.write_json(file, record)
+        shutil.rmtree(workdir, ignore_errors=True)
+
+    write_once(str(file), write)
     return record
 
 

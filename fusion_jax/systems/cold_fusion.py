@@ -10,7 +10,7 @@ against the pretrained one, one single fuse, and multi-task training.
 import json
 import logging
 import os
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from fusion_jax import atomic
 from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.checkpoints.manifests import BaseManifest
 from fusion_jax.collaboration.export import export
-from fusion_jax.collaboration.repository import Repository, init_repository
+from fusion_jax.collaboration.repository import Repository
 from fusion_jax.collaboration.rounds import fuse_round
 from fusion_jax.config import Config
 from fusion_jax.processes import agreed, write_once
@@ -27,7 +27,7 @@ from fusion_jax.systems.cold_check import check_options, rounds_of
 from fusion_jax.systems.cold_defaults import fuse_options, limits
 from fusion_jax.systems.cold_evaluation import FEW_SHOT, FINETUNED, FROZEN, evaluate
 from fusion_jax.systems.cold_outcome import cold_results, many_results, round_scores
-from fusion_jax.systems.cold_repository import check_history, open_own
+from fusion_jax.systems.cold_repository import open_simulated, remove_once
 from fusion_jax.systems.cold_scores import Evaluations
 from fusion_jax.systems.cold_setting import Setting, prepare
 from fusion_jax.systems.cold_tasks import Fold, contributors, folds_of
@@ -110,16 +110,30 @@ def run_fold(
         return Result(json.loads(record.read_text()), folder, None)
     config, seconds = setting.config, {}
     logger.info("%s, seed %d: %d seen", fold.name, setting.seed, len(fold.seen))
-    repository = open_own(setting, fold, part, overwrite=overwrite)
+    drawn = [
+        contributors(fold.seen, config.contributors, round_, setting.seed)
+        for round_ in range(config.rounds)
+    ]
+    own = str(folder / "repository")
+    url = "/".join(x for x in (config.repository.rstrip("/"), part) if x)
+    repository = open_simulated(
+        setting,
+        url if config.repository else own,
+        config.encoder,
+        drawn,
+        cache=folder / "cache",
+        heads=folder / "heads",
+        replace=overwrite and not config.repository,
+    )
     evaluations: list[Evaluations] = []
     for round_ in range(config.rounds + 1):
         evaluations.append(_evaluate_base(setting, fold, repository, round_))
         if round_ < config.rounds:
-            advance(setting, fold, repository, round_, folder)
+            advance(setting, repository, round_, drawn[round_], folder)
     found = {"base": evaluations[0], "cold": evaluations[-1]}
     if "one_shot" in config.baselines:
         with timed(seconds, "one_shot"):
-            base = one_shot(setting, fold, repository, folder)
+            base = one_shot(setting, fold, repository, folder, overwrite=overwrite)
         found["one_shot"] = _evaluate(setting, fold, base)
     drop_fits(folder / "fits", repository.base(0))
     if "multitask" in config.baselines:
@@ -134,60 +148,67 @@ def run_fold(
 
 
 def advance(
-    setting: Setting, fold: Fold, repository: Repository, round_: int, folder: Path
+    setting: Setting,
+    repository: Repository,
+    round_: int,
+    names: Sequence[str],
+    folder: Path,
 ) -> BaseManifest:
     """One round: its contributors train and hand in, and the next base is made of it.
 
     Args:
       setting: tasks and options.
-      fold: who may contribute.
       repository: with the base of the round.
       round_: of the base that contributors start from.
+      names: tasks of the contributors.
       folder: of the run, where heads stay.
 
     Returns:
       The next base; of a round that is over, the one that is there.
     """
-    base, config = repository.base(round_), setting.config
+    base, fits = repository.base(round_), folder / "fits"
     if agreed(lambda: repository.current().round == round_):
-        names = contributors(fold.seen, config.contributors, round_, setting.seed)
         logger.info("round %d: %s", round_, ", ".join(names))
-        fits = folder / "fits"
         train_contributors(
             setting, repository, base, names, heads=folder / "heads", fits=fits
         )
         _fuse(setting, repository, round_)
         # The single fuse begins with the contributors of the first round.
-        if round_ or "one_shot" not in config.baselines:
+        if round_ or "one_shot" not in setting.config.baselines:
             drop_fits(fits, base)
-        write_once(
-            str(repository.cache),
-            lambda: shutil.rmtree(repository.cache, ignore_errors=True),
-        )
+        remove_once(repository.cache)
     return repository.base(round_ + 1)
 
 
 def one_shot(
-    setting: Setting, fold: Fold, repository: Repository, folder: Path
+    setting: Setting,
+    fold: Fold,
+    repository: Repository,
+    folder: Path,
+    *,
+    overwrite: bool = False,
 ) -> hf.Checkpoint:
     """All seen tasks contribute to the pretrained base, which is fused once.
 
     Reference: Choshen et al. 2022, arXiv:2204.03044.
     """
-    once = init_repository(
-        folder / "one_shot" / "repository",
+    apart = folder / "one_shot"
+    once = open_simulated(
+        setting,
+        apart / "repository",
         repository.base_folder(0),
-        cache=folder / "one_shot" / "cache",
+        [fold.seen],
+        cache=apart / "cache",
+        heads=apart / "heads",
+        replace=overwrite,
     )
-    heads = folder / "one_shot" / "heads"
-    check_history(setting, once, heads, lambda _: fold.seen, 1)
     if agreed(lambda: once.current().round == 0):
         train_contributors(
             setting,
             once,
             once.base(0),
             fold.seen,
-            heads=heads,
+            heads=apart / "heads",
             fits=folder / "fits",
         )
         _fuse(setting, once, 0)

@@ -8,7 +8,8 @@ from typing import Any
 
 from fusion_jax import atomic
 from fusion_jax.collaboration.jobs import BACKENDS, Job, check
-from fusion_jax.data import write_task
+from fusion_jax.data import Task, write_task
+from fusion_jax.data.task import hash_task
 from fusion_jax.processes import write_once
 from fusion_jax.systems.cold_setting import Setting
 from fusion_jax.systems.cold_tasks import contributor_name
@@ -46,7 +47,7 @@ def run_contributors(
     def run() -> None:
         atomic.write_json(folder / "recipe.json", fit.to_json())
         for name in names:
-            _write(setting.problems[name], folder / "tasks" / contributor_name(name))
+            _write(_own_rows(setting.problems[name]), folder)
         check(BACKENDS[config.backend](jobs, workers=config.workers))
         shutil.rmtree(folder / "caches", ignore_errors=True)
 
@@ -56,7 +57,7 @@ def run_contributors(
 def _job(url: str, problem: Problem, name: str, fit: FitConfig, folder: Path) -> Job:
     who = contributor_name(name)
     words: Mapping[str, Any] = {
-        "--data": folder / "tasks" / who,
+        "--data": _place(_own_rows(problem), folder),
         "--task": name,
         "--contributor": who,
         "--recipe": folder / "recipe.json",
@@ -70,8 +71,18 @@ def _job(url: str, problem: Problem, name: str, fit: FitConfig, folder: Path) ->
     return Job(name, ("repository", "contribute", url, *flags))
 
 
-def _write(problem: Problem, folder: Path) -> None:
+def _own_rows(problem: Problem) -> Task:
     """The rows that a contributor has: never those that bases are tested on."""
-    if not folder.is_dir():
-        splits = {split: problem.task.splits[split] for split in ("train", "dev")}
-        write_task(replace(problem.task, splits=splits), folder)
+    splits = {split: problem.task.splits[split] for split in ("train", "dev")}
+    return replace(problem.task, splits=splits)
+
+
+def _place(task: Task, folder: Path) -> Path:
+    """Named by its content: a run of other rows meets no leftovers."""
+    return folder / "tasks" / f"{contributor_name(task.name)}-{hash_task(task)[:16]}"
+
+
+def _write(task: Task, folder: Path) -> None:
+    place = _place(task, folder)
+    if not place.is_dir():
+        write_task(task, place)

@@ -1,126 +1,108 @@
-"""The weight repository of a simulated run: its own, or one at a URL."""
+"""The weight repository of a simulated run: opened only if its rounds are the run's."""
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from fusion_jax.checkpoints.manifests import ManifestError
 from fusion_jax.collaboration.repository import (
     Repository,
     RepositoryError,
     init_repository,
 )
-from fusion_jax.collaboration.waiting import waiting_for
+from fusion_jax.data.task import report
 from fusion_jax.processes import write_once
 from fusion_jax.systems.cold_defaults import fuse_options, limits
 from fusion_jax.systems.cold_setting import Setting
-from fusion_jax.systems.cold_tasks import Fold, contributors
 from fusion_jax.systems.cold_training import expected_runs
-
-Contributors = Callable[[int], Sequence[str]]
-
-# Folders of a run that belong to its rounds.
-_OWN = ("repository", "cache", "one_shot", "heads", "fits", "jobs")
 
 
 class OtherHistory(ValueError):
     """The repository holds rounds that this run would not make."""
 
 
-def open_own(
-    setting: Setting, fold: Fold, part: str, *, overwrite: bool = False
+def open_simulated(
+    setting: Setting,
+    place: str | os.PathLike[str],
+    base: str | os.PathLike[str],
+    drawn: Sequence[Sequence[str]],
+    *,
+    cache: Path,
+    heads: Path,
+    replace: bool,
 ) -> Repository:
-    """The run's repository, made or gone on with.
+    """Makes a repository, or goes on with it if all in it is this run's.
 
     Args:
-      setting: with 'repository' in its config; empty = a folder of the run.
-      fold: who may contribute.
-      part: folder of this run below that of the whole one, or of the URL.
-      overwrite: replace a folder of the run's own that holds other rounds.
+      setting: tasks and options.
+      place: folder or URL.
+      base: the model folder that it begins with.
+      drawn: tasks that contribute to each round.
+      cache: of downloads.
+      heads: where contributors' heads stay.
+      replace: remove the folder and begin anew where it holds something else.
 
     Raises:
       OtherHistory: its rounds are not this run's.
+      RepositoryError: its first base is another, or objects are gone.
     """
-    config, folder = setting.config, setting.folder / part
-    own = folder / "repository"
-    url = "/".join(x for x in (config.repository.rstrip("/"), part) if x)
-    url = url if config.repository else str(own)
-    cache = folder / "cache"
     try:
-        repository = init_repository(url, config.encoder, cache=cache)
-        check_history(
-            setting, repository, folder / "heads", drawn(setting, fold), config.rounds
-        )
-    except (ValueError, RepositoryError):
-        if config.repository or not overwrite:
+        repository = init_repository(place, base, cache=cache)
+        _check_history(setting, repository, drawn, heads)
+    except (OtherHistory, RepositoryError, ManifestError):
+        if not replace:
             raise
-        # All that the old run left, heads and the single fuse among it.
-        for name in _OWN:
-            place = folder / name
-            write_once(
-                str(place), lambda place=place: shutil.rmtree(place, ignore_errors=True)
-            )
-        repository = init_repository(url, config.encoder, cache=cache)
+        for folder in (Path(place), heads):
+            remove_once(folder)
+        remove_once(cache)
+        repository = init_repository(place, base, cache=cache)
     return repository
 
 
-def drawn(setting: Setting, fold: Fold) -> Contributors:
-    """`round -> tasks that contribute in it`."""
-    number, seed = setting.config.contributors, setting.seed
-    return lambda round_: contributors(fold.seen, number, round_, seed)
+def remove_once(folder: Path) -> None:
+    """Removes a folder in the first process, while the others wait."""
+    write_once(str(folder), lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
-def check_history(
+def _check_history(
     setting: Setting,
     repository: Repository,
+    drawn: Sequence[Sequence[str]],
     heads: Path,
-    names: Contributors,
-    rounds: int,
 ) -> None:
-    """Refuses a repository that this run would not have made.
-
-    Args:
-      setting: of the run.
-      repository: with bases, and contributions that wait.
-      heads: folder of the run's heads.
-      names: round -> tasks that contribute in it.
-      rounds: that the run makes.
-
-    Raises:
-      OtherHistory: a base came from other contributions or another fuse, or others
-        wait for the next.
-    """
+    """Raises unless all that is there, waiting or fused, is what this run makes."""
     config = setting.config
     operator = {**asdict(fuse_options(config)), "screen": asdict(limits(config))}
-    wanted = json.loads(json.dumps(operator))
-    for base in repository.history()[1:]:
-        parent = repository.base(base.round - 1)
-        expected = expected_runs(setting, parent, names(parent.round), heads)
-        took = [part.manifest for part in base.parts]
-        took += [rejected.manifest for rejected in base.rejected]
-        found = _runs(took)
-        operator = {name: base.operator.get(name) for name in wanted}
-        if base.round > rounds or found != expected or operator != wanted:
-            raise OtherHistory(
-                f"{repository.url}: base {base.round} was not made by this run "
-                "(another config, seed or data, or other contributors); choose "
-                "another repository, or start anew with --overwrite where it is the "
-                "workdir's"
-            )
-    base = repository.current()
-    waiting = _runs(found.name for found in waiting_for(repository, base))
-    if base.round < rounds:
-        waiting -= expected_runs(setting, base, names(base.round), heads)
-    if waiting:
-        told = ", ".join(sorted(who for who, _ in waiting))
+    operator = json.loads(json.dumps(operator))
+    faults, last = [], repository.current().round
+    if last > len(drawn):
+        faults.append(f"it has base {last}, and {len(drawn)} rounds are asked for")
+    for base in repository.history()[: len(drawn) + 1]:
+        told = {name: base.operator.get(name) for name in operator}
+        if base.round and told != operator:
+            faults.append(f"base {base.round} was fused or screened by other options")
+        if base.round == len(drawn):
+            break
+        expected = expected_runs(setting, base, drawn[base.round], heads)
+        found = {_who(one.name) for one in repository.contributions(base.round)}
+        strange = found ^ expected if base.round < last else found - expected
+        faults += [
+            f"round {base.round}: {contributor}/{run} "
+            + ("is missing" if (contributor, run) in expected else "is not of this run")
+            for contributor, run in sorted(strange)
+        ]
+    if faults:
         raise OtherHistory(
-            f"{repository.url}: contributions wait that are not this run's ({told}), "
-            "and would be fused; choose another repository, or start anew with "
-            "--overwrite where it is the workdir's"
+            report(f"{repository.url} was filled by another run", faults)
+            + "\nIt had another config, seed or data, or contributors of its own: "
+            "choose another repository, or start anew with --overwrite where it is "
+            "the workdir's."
         )
 
 
-def _runs(manifests: Iterable[str]) -> set[tuple[str, ...]]:
-    """(contributor, run) by the names of manifests."""
-    return {tuple(name.split("/")[-3:-1]) for name in manifests}
+def _who(manifest: str) -> tuple[str, ...]:
+    """(contributor, run) by the name of a manifest."""
+    return tuple(manifest.split("/")[-3:-1])

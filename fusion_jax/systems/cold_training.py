@@ -98,7 +98,7 @@ def train_contributors(
 
 def expected_runs(
     setting: Setting, base: BaseManifest, names: Sequence[str], heads: Path
-) -> set[tuple[str, str]]:
+) -> set[tuple[str, ...]]:
     """(contributor, run) of the contributions that a base gets from these tasks."""
     seed = round_seed(setting.seed, base.round)
     fit = stage_config(setting.config.fit, setting.config, seed)
@@ -113,7 +113,8 @@ def round_seed(seed: int, round_: int) -> int:
 
 def drop_fits(fits: Path, base: BaseManifest) -> None:
     """Removes the fits of a base's contributors, once all are handed in."""
-    shutil.rmtree(_fits_of(fits, base), ignore_errors=True)
+    folder = _fits_of(fits, base)
+    write_once(str(folder), lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def _fits_of(fits: Path, base: BaseManifest) -> Path:

@@ -21,7 +21,8 @@ from fusion_jax.systems.cold_defaults import cold_config
 from fusion_jax.systems.cold_outcome import GROUPS, METHODS
 from fusion_jax.systems.cold_repository import OtherHistory
 from fusion_jax.systems.cold_setting import prepare
-from fusion_jax.systems.cold_tasks import folds_of
+from fusion_jax.systems.cold_tasks import contributors, folds_of
+from fusion_jax.systems.cold_training import train_contributors
 from fusion_jax.systems.workdir import ConfigChanged
 from tests.small_models import LABELS, write_model, write_task
 
@@ -177,21 +178,46 @@ def test_a_repository_that_another_run_filled_is_refused(change, finished, place
     url = str(place / "run" / "repository")
     config = make_config(place, repository=url, baselines=(), **change)
     before = len(bodies(url))
-    with pytest.raises(OtherHistory, match="was not made by this run"):
+    with pytest.raises(OtherHistory, match="was filled by another run"):
         cold_fusion.run(config, place / f"other-{next(iter(change))}")
     assert len(bodies(url)) == before
 
 
-def test_overwrite_starts_a_repository_of_the_run_itself_anew(place, tmp_path):
-    small = {"baselines": (), "rounds": 1, "tasks": TASKS[:2], "folds": 0, "fold": -1}
-    first = cold_fusion.run(make_config(place, **small), tmp_path).results
-    changed = make_config(place, seed=3, **small)
-    second = cold_fusion.run(changed, tmp_path, overwrite=True).results
-    bases = [run["rounds"][1]["base"] for run in (first, second)]
-    assert bases[0] != bases[1]
-    assert len(open_repository(tmp_path / "repository").history()) == 2
-    assert second["methods"]["one_shot"]["test"] is None
-    assert second["methods"]["cold"]["unseen"] is None
+def test_what_another_config_left_waiting_is_not_fused(place, tmp_path):
+    """A run that was stopped before its first fuse, then started with other rows."""
+    repository = fused_once(place, tmp_path, rounds=0)
+    setting = prepare(
+        make_config(place, seed=7), 7, hf.load(place / "encoder"), tmp_path
+    )
+    train_contributors(
+        setting,
+        repository,
+        repository.base(0),
+        TASKS[:1],
+        heads=tmp_path / "heads",
+        fits=tmp_path / "fits",
+    )
+    url = str(tmp_path / "repository")
+    with pytest.raises(OtherHistory, match=r"round 0: film/.* is not of this run"):
+        cold_fusion.run(make_config(place, repository=url), tmp_path / "run")
+
+
+def test_overwrite_starts_repositories_of_the_run_itself_anew(place, tmp_path):
+    """Another seed, then another encoder: nothing of the run before is taken."""
+    write_model(tmp_path / "other", seed=1)
+    small = {"rounds": 1, "tasks": TASKS[:1], "folds": 0, "fold": -1}
+    small |= {"baselines": ("one_shot",)}
+    seen = set()
+    for change in ({}, {"seed": 3}, {"encoder": str(tmp_path / "other")}):
+        config = make_config(place, **small, **change)
+        found = cold_fusion.run(config, tmp_path / "run", overwrite=True).results
+        once = open_repository(tmp_path / "run" / "one_shot" / "repository")
+        assert [len(base.parts) for base in once.history()] == [0, 1]
+        seen |= {found["rounds"][1]["base"], once.base(1).weights.sha256}
+        assert len(found["rounds"]) == 2
+    assert len(seen) == 3  # a single fuse of one round is that round
+    assert found["methods"]["multitask"]["test"] is None
+    assert found["methods"]["cold"]["unseen"] is None
 
 
 def test_a_run_that_is_killed_ends_with_the_same_bases(finished, place, tmp_path):
@@ -235,7 +261,8 @@ def fused_once(place, folder, **changes):
         folder / "repository", config.encoder, cache=folder / "cache"
     )
     for round_ in range(config.rounds):
-        cold_fusion.advance(setting, fold, repository, round_, folder)
+        names = contributors(fold.seen, config.contributors, round_, 0)
+        cold_fusion.advance(setting, repository, round_, names, folder)
     return repository
 
 
@@ -275,6 +302,7 @@ def test_a_kept_head_goes_on_where_it_was(place, tmp_path):
 def test_every_fold_is_a_run_of_its_own(place, tmp_path):
     config = make_config(
         place,
+        tasks=("film", "stars"),
         folds=2,
         fold=-1,
         rounds=1,
@@ -284,13 +312,13 @@ def test_every_fold_is_a_run_of_its_own(place, tmp_path):
     found = cold_fusion.run(config, tmp_path).results
     assert [run["target"] for run in found["runs"]] == ["fold_0", "fold_1"]
     unseen = [set(run["methods"]["cold"]["unseen"]["tasks"]) for run in found["runs"]]
-    assert unseen[0] | unseen[1] == set(TASKS) and not unseen[0] & unseen[1]
+    assert sorted(unseen, key=str) == [{"film"}, {"stars"}]
     groups = found["groups"]["cold"]
     scores = [run["methods"]["cold"]["few_shot"]["score"] for run in found["runs"]]
     assert groups["few_shot"]["score"] == pytest.approx(np.mean(scores))
     assert groups["few_shot"]["spread"] == pytest.approx(np.std(scores, ddof=1))
     assert found["groups"]["multitask"]["seen"]["runs"] == 0
-    # The plain base is evaluated once for both; and as both of two seen tasks
+    # The plain base is evaluated once for both; and as all seen tasks
     # contribute to the only round, it is the single fuse.
     plain = list((tmp_path / "evaluations").glob("film-frozen-*.json"))
     assert len(plain) == 1 + 2
@@ -363,6 +391,10 @@ def test_contributors_as_commands_make_the_bases_of_commands_whoever_runs_them(
             (tmp_path / backend / "jobs" / "contributions" / "models").iterdir()
         )
         assert len(models) == 2
+        # What they handed in is known for this run's when it is gone on with.
+        (tmp_path / backend / "results.json").unlink()
+        again = cold_fusion.run(config, tmp_path / backend).results
+        assert again["rounds"] == result.results["rounds"]
     assert len(set(hashes)) == 1
 
 
