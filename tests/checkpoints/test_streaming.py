@@ -191,7 +191,9 @@ def test_fisher_in_pieces_is_that_in_memory_to_the_last_digits(small_pieces, nor
     for name in found:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-6)
         mean = sum(c * x[name] for c, x in zip(row, experts, strict=True))
-        assert np.abs(found[name] - mean).max() > 0.1, name
+        # One entry in units of itself says nothing.
+        alone = normalize == "tensor" and mean.size == 1
+        assert (np.abs(found[name] - mean).max() < 0.1) == alone, name
 
 
 def larger_half(unit):
