@@ -1,6 +1,7 @@
 """Means that one bad expert cannot ruin, entry by entry or by norms."""
 
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from fusion_jax.merging.record import Merge
 from fusion_jax.merging.selection import count
 from fusion_jax.types import Coefficients, Key, Params, ParamStack
 
-_NETWORK = 16  # experts that are sorted by exchanges
+_NETWORK = 64  # experts that are sorted by exchanges
 
 
 def coordinate_median(
@@ -188,14 +189,30 @@ def _ascending(values: jax.Array) -> list[jax.Array]:
     size = len(values)
     if size > _NETWORK:
         return list(jnp.sort(values, axis=0))
-    # Exchanges of neighbours, even and odd places in turn: K rounds sort. All of it is
-    # one fused pass, hundreds of times faster on a CPU than a sort over a first axis.
+    # All exchanges are one fused pass, hundreds of times faster on a CPU than a sort
+    # over a first axis.
     ordered = list(values)
-    for turn in range(size):
-        for k in range(turn % 2, size - 1, 2):
-            low, high = ordered[k], ordered[k + 1]
-            ordered[k], ordered[k + 1] = jnp.minimum(low, high), jnp.maximum(low, high)
+    for i, j in exchanges(size):
+        low, high = ordered[i], ordered[j]
+        ordered[i], ordered[j] = jnp.minimum(low, high), jnp.maximum(low, high)
     return ordered
+
+
+def exchanges(size: int) -> Iterator[tuple[int, int]]:
+    """Places to compare and exchange in turn, so that any `size` values end sorted.
+
+    About size (log2 size)^2 / 4 of them: 19 for 8 values, 191 for 32.
+
+    Reference: Batcher 1968; Knuth, The Art of Computer Programming 3, algorithm 5.2.2M.
+    """
+    top = 1 << max(size - 1, 0).bit_length() >> 1
+    p = top
+    while p:
+        q, r, d = top, 0, p
+        while d:
+            yield from ((i, i + d) for i in range(size - d) if i & p == r)
+            d, q, r = q - p, q >> 1, p
+        p >>= 1
 
 
 RECORDS: dict[str, Merge] = {

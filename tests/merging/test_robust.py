@@ -1,5 +1,7 @@
 """Robust merges: formulas, breakdown, and distances that do not cancel."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fusion_jax import trees
-from fusion_jax.merging.robust import coordinate_median, norm_clipped_mean, trimmed_mean
+from fusion_jax.merging.robust import (
+    coordinate_median,
+    exchanges,
+    norm_clipped_mean,
+    trimmed_mean,
+)
 from fusion_jax.merging.robust_distances import (
     geometric_median,
     krum,
@@ -320,3 +327,25 @@ def test_every_entry_lies_between_the_experts(experts):
         slack = 1e-4
         assert (merged >= low - slack).all()
         assert (merged <= high + slack).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13, 16, 17, 32, 40, 64])
+def test_exchanges_sort_any_number_of_values(size):
+    places = list(exchanges(size))
+    # A network that sorts zeros and ones sorts anything (Knuth 5.3.4, theorem Z).
+    rows = np.random.default_rng(size).integers(0, 2, (4000, size))
+    if size <= 12:
+        rows = np.array(list(itertools.product((0, 1), repeat=size))).reshape(-1, size)
+    for i, j in places:
+        low, high = rows[:, i].copy(), rows[:, j].copy()
+        rows[:, i], rows[:, j] = np.minimum(low, high), np.maximum(low, high)
+    assert (np.diff(rows, axis=1) >= 0).all()
+    if size in (8, 32):
+        assert len(places) == {8: 19, 32: 191}[size]
+
+
+@pytest.mark.parametrize("count", [17, 40])
+def test_a_median_of_many_is_that_of_numpy(count):
+    values = np.random.default_rng(count).normal(size=(count, 50)).astype(np.float32)
+    merged = coordinate_median({"x": jnp.asarray(values)}, jnp.ones(count))
+    np.testing.assert_allclose(merged["x"], np.median(values, axis=0), rtol=1e-6)
