@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, no network, and the folder of real data, if any."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -33,3 +34,17 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data: set FUSION_JAX_DATA to a folder of task folders")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _release_programs():
+    """Drops compiled programs before the process has as many mappings as Linux allows.
+
+    Each program of XLA maps memory of its own; some thousands of them end in a crash
+    of its compiler.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.is_file() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+        gc.collect()
