@@ -53,20 +53,23 @@ def delta(
 ) -> jax.Array:
     """What the module adds to a layer's kernel.
 
-    s a b, and with a magnitude m (DoRA) m * (W + s a b) / norm(W + s a b) - W, the norm
-    of each output unit.
+    s a b, or a diag(g) b with a gate g, and with a magnitude m (DoRA)
+    m * (W + s a b) / norm(W + s a b) - W, the norm of each output unit.
 
     Args:
       config: of the module.
       name: path of the layer, such as 'encoder/layer_0/attention/query'.
-      leaves: 'a' [in, r], 'b' [r, out], perhaps 'magnitude' [out].
+      leaves: 'a' [in, r], 'b' [r, out], perhaps 'gate' [r], 'magnitude' [out].
       kernel: W [in, out] of the host; read with a magnitude alone.
 
     Returns:
       [in, out] float32.
     """
     a, b = (jnp.asarray(leaves[leaf], jnp.float32) for leaf in ("a", "b"))
-    update = scaling(config, name, a.shape[-1]) * (a @ b)
+    if "gate" in leaves:
+        update = (a * jnp.asarray(leaves["gate"], jnp.float32)) @ b
+    else:
+        update = scaling(config, name, a.shape[-1]) * (a @ b)
     if "magnitude" not in leaves:
         return update
     host = jnp.asarray(kernel, jnp.float32)

@@ -1,4 +1,4 @@
-"""LoRA, rsLoRA, DoRA, PiSSA: y = x W + s drop(x) a b."""
+"""LoRA, rsLoRA, DoRA, PiSSA: y = x W + s drop(x) a b, or with gates drop(x) a g b."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from fusion_jax.peft.places import FAMILIES, chosen, family_of
 from fusion_jax.trees import flatten, unflatten
 from fusion_jax.types import Around, Key, Params
 
-OWNS = r".*/lora/(a|b|magnitude)"
+OWNS = r".*/lora/(a|b|gate|magnitude)"
 
 
 def init(config: PeftConfig, host: Params, key: Key) -> Params:
@@ -64,6 +64,8 @@ def around(
     DoRA: y = b + m / norm * (x W + s drop(x) a b), the norm of each output unit of
     W + s a b taken as a constant by the gradient.
 
+    With a leaf 'gate' g [r] the product is drop(x) a diag(g) b, without s (`gates`).
+
     Reference: Hu et al. 2021, arXiv 2106.09685 (parallel, scaled addition); DoRA: Liu
     et al. 2024, arXiv 2402.09353.
     """
@@ -76,9 +78,13 @@ def around(
         a, b = own["a"], own["b"]
         scale = scaling(config, name, a.shape[-1])
         if jnp.issubdtype(x.dtype, jnp.integer):
-            return y + scale * product(jnp.take(a, x, axis=0).astype(y.dtype), b)
-        inputs = dropped(x, config.dropout, dropout_key, name).astype(y.dtype)
-        low = scale * product(inputs, a, b)
+            low, scaled = jnp.take(a, x, axis=0).astype(y.dtype), scale
+        else:
+            inputs = dropped(x, config.dropout, dropout_key, name).astype(y.dtype)
+            low, scaled = product(inputs, a), scale
+        if "gate" in own:
+            low, scaled = low * own["gate"].astype(low.dtype), 1
+        low = scaled * product(low, b)
         if "magnitude" not in own:
             return y + low
         host = at(params, name)
@@ -102,7 +108,7 @@ def merge(config: PeftConfig, host: Params, params: Params) -> Params:
 
 
 def parts(params: Params) -> dict[str, dict[str, Any]]:
-    """Path of every layer with low-rank leaves -> {'a', 'b', perhaps 'magnitude'}."""
+    """Path of every layer with low-rank leaves -> its leaves by their last name."""
     found: dict[str, dict[str, Any]] = {}
     for name, leaf in flatten(params).items():
         path, _, last = name.rpartition("/lora/")
