@@ -7,7 +7,7 @@ scored on the same dev rows by both sides with the same number of processor thre
 
 - torch peft, exact: `add_weighted_adapter(combination_type="cat")`, the dev rows,
   `delete_adapter`, one candidate after another;
-- torch peft, LoraHub's loop: sum_k w_k of every factor, loaded into one adapter, then
+- torch peft, LoraHub's loop: sum_k w_k of each factor, loaded into one adapter, then
   the rows;
 - ours, like for like: float32, every row padded to --max-length on both sides; the exact
   rule beside `cat`, the rule of leaves beside LoraHub's loop;
