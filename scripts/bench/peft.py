@@ -9,8 +9,8 @@ scored on the same dev rows by both sides with the same number of processor thre
   `delete_adapter`, one candidate after another;
 - torch peft, LoraHub's loop: sum_k w_k of each factor, loaded into one adapter, then
   the rows;
-- ours, like for like: float32, every row padded to --max-length on both sides; the exact
-  rule beside `cat`, the rule of leaves beside LoraHub's loop;
+- ours, like for like: float32, every row padded to --max-length on both sides; the
+  exact rule beside `cat`, the rule of leaves beside LoraHub's loop;
 - ours, everything on: rows in length buckets, beside the loops whose rows are padded to
   the longest of each batch.
 
