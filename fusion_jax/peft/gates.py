@@ -11,6 +11,9 @@ parameters (a search, a soup) interpolates updates, and all candidates read one 
 one B.
 """
 
+import dataclasses
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusion_jax.peft.config import PeftConfig
-from fusion_jax.peft.delta import scaling
+from fusion_jax.peft.delta import alpha_of, scaling
 from fusion_jax.peft.lora import parts
 from fusion_jax.peft.module import Module
-from fusion_jax.trees import unflatten
+from fusion_jax.trees import flatten, unflatten
 from fusion_jax.types import Params
 
 
@@ -83,6 +86,37 @@ def gated(modules: Mapping[str, Module]) -> Gated:
             unflatten({n: jnp.asarray(g) for n, g in gate.items()}) for gate in gates
         ),
     )
+
+
+def ungated(module: Module) -> Module:
+    """A low-rank module without gates: each is multiplied into its a, and s is 1.
+
+    Args:
+      module: of kind lora, its layers with a gate or without.
+
+    Returns:
+      A module of the same update.
+    """
+    config, leaves = module.config, flatten(module.params)
+    ranks, alphas = {}, {}
+    for path, own in parts(module.params).items():
+        ranks[path] = rank = own["b"].shape[0]
+        alphas[path] = alpha_of(config, path)
+        gate = leaves.pop(f"{path}/lora/gate", None)
+        if gate is not None:
+            leaves[f"{path}/lora/a"] = own["a"] * gate
+            alphas[path] = math.sqrt(rank) if config.use_rslora else float(rank)
+    rank, alpha = (max(x.values(), key=list(x.values()).count) for x in (ranks, alphas))
+    tails = (re.sub(r"^encoder/layer_\d+/", "", path) for path in ranks)
+    plain = dataclasses.replace(
+        config,
+        targets=tuple(dict.fromkeys(re.escape(tail) for tail in tails)),
+        rank=rank,
+        alpha=alpha,
+        rank_pattern=tuple((re.escape(p), r) for p, r in ranks.items() if r != rank),
+        alpha_pattern=tuple((re.escape(p), a) for p, a in alphas.items() if a != alpha),
+    )
+    return module._replace(config=plain, params=unflatten(leaves))
 
 
 def _joined(factors: Sequence[Any], axis: int) -> Any:

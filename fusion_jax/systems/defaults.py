@@ -69,6 +69,10 @@ def dfwe_config() -> ConfigDict:
       (of `evaluation.OBJECTIVES`), groups ((regex, row), ...), with_base (the
       pretrained model with the target's head among the points), race, way, chunk.
     comparators: of `COMPARATORS`. plane: grid lines of the loss plane, 0 = none.
+    peft: `PeftConfig` of modules that are trained and interpolated in the place of
+      whole models, beside one frozen encoder; kind '' = whole models. `experts` are
+      directories of modules then. module_rule: of `search.modules.RULES`; 'auto' =
+      exact for low-rank modules, else leaves.
     """
     config = ConfigDict()
     config.system = "dfwe"
@@ -105,6 +109,8 @@ def dfwe_config() -> ConfigDict:
     )
     config.comparators = COMPARATORS
     config.plane = 9
+    config.peft = peft_options("")
+    config.module_rule = "auto"
     return _locked(config)
 
 
