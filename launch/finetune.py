@@ -1,7 +1,8 @@
 """Fine-tunes: python launch/finetune.py --config=configs/finetune/NAME.py[:options].
 
-Any field of the config can be changed: --config.fit.epochs=3. The same command goes on
-with a run that was stopped.
+Any field of the config can be changed: --config.fit.epochs=3. --config.peft.kind=lora
+trains a module beside the frozen encoder. The same command goes on with a run that was
+stopped.
 """
 
 from fusion_jax.cli.scripts import launch_system

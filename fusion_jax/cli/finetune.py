@@ -1,4 +1,4 @@
-"""fusion-jax finetune: one encoder, one task."""
+"""fusion-jax finetune: one encoder, or a module beside it, on one task."""
 
 import argparse
 
@@ -8,6 +8,7 @@ FIELDS = {
     "epochs": "fit.epochs",
     "batch_size": "fit.batch_size",
     "learning_rate": "fit.learning_rate",
+    "peft": "peft.kind",
 }
 
 
@@ -17,6 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, help="passes over the training rows")
     parser.add_argument("--batch-size", type=int, help="rows a step")
     parser.add_argument("--learning-rate", type=float, help="peak rate")
+    parser.add_argument(
+        "--peft",
+        metavar="KIND",
+        help="train a module beside the frozen encoder: lora, ia3, adapter, ...; its "
+        "options by --set peft.NAME=VALUE",
+    )
 
 
 def run(options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ def tell(options: argparse.Namespace, record: Mapping[str, Any], text: str) -> N
 
 
 def run_text(result: Any, table: Callable[[Any], str] | None = None) -> str:
-    """What a finished run says: its table, and where report and model lie.
+    """What a finished run says: its table, and where report, module and model lie.
 
     Args:
       result: a `systems.result.Result`.
@@ -23,6 +23,14 @@ def run_text(result: Any, table: Callable[[Any], str] | None = None) -> str:
     results, folder = result.results, result.workdir
     lines = [table(results) if table else to_text(results_table(results)), ""]
     lines.append(f"report: {folder / 'report.html'}")
+    module = results.get("module")
+    if module is not None:
+        lines.append(f"module: {folder / 'module'}")
+        if not module["merged"]:
+            lines.append(
+                f"no model: {module['kind']} modules cannot be merged, "
+                f"{module['why_not_merged']}"
+            )
     model = folder / "model"
     if model.is_dir():
         lines.append(f"model:  {model}")

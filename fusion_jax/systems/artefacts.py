@@ -8,6 +8,8 @@ import numpy as np
 from fusion_jax import atomic
 from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.checkpoints.model_card import model_card
+from fusion_jax.checkpoints.module_file import save_module
+from fusion_jax.peft import Module
 from fusion_jax.reports.html import write_report
 from fusion_jax.search.points import Points
 from fusion_jax.systems.interpolation import merged_model
@@ -27,6 +29,7 @@ def write_artefacts(
     points: Points,
     chosen: np.ndarray,
     params: Params,
+    module: Module | None = None,
     results: dict[str, Any],
     history: dict[str, Any],
 ) -> None:
@@ -40,6 +43,7 @@ def write_artefacts(
       points: what was interpolated.
       chosen: [G, K] coefficients.
       params: the merged model.
+      module: what was merged into the encoder, of a run over modules: module/.
       results: of `outcome.dfwe_results`.
       history: 'evaluations', 'means', 'plane', for the report's pictures.
     """
@@ -69,6 +73,8 @@ def write_artefacts(
         tokenizer_from=pretrained.path,
         card=card,
     )
+    if module is not None:
+        save_module(folder / "module", module, card=card)
     atomic.write_json(folder / "history.json", history)
     write_report(results, history, folder / "report.html")
     atomic.write_json(folder / "results.json", results)

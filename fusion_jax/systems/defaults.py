@@ -1,10 +1,12 @@
 """Default configs of the systems, which config files change field by field."""
 
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from fusion_jax.config import Config
+from fusion_jax.peft import PeftConfig
 from fusion_jax.training.config import FitConfig
 
 COMPARATORS = (
@@ -43,6 +45,12 @@ def fit_config(**changes: Any) -> ConfigDict:
     return ConfigDict(FitConfig(**changes).to_json(), convert_dict=True)
 
 
+def peft_options(kind: str) -> ConfigDict:
+    """A module's options as a ConfigDict; see `peft.PeftConfig` for each of them."""
+    fields = dataclasses.asdict(PeftConfig()) | {"kind": kind}
+    return ConfigDict(fields, convert_dict=False)
+
+
 def dfwe_config() -> ConfigDict:
     """The DFWE system's options.
 
@@ -61,6 +69,10 @@ def dfwe_config() -> ConfigDict:
       (of `evaluation.OBJECTIVES`), groups ((regex, row), ...), with_base (the
       pretrained model with the target's head among the points), race, way, chunk.
     comparators: of `COMPARATORS`. plane: grid lines of the loss plane, 0 = none.
+    peft: `PeftConfig` of modules that are trained and interpolated in the place of
+      whole models, beside one frozen encoder; kind '' = whole models. `experts` are
+      directories of modules then. module_rule: of `search.modules.RULES`; 'auto' =
+      exact for low-rank modules, else leaves.
     """
     config = ConfigDict()
     config.system = "dfwe"
@@ -97,6 +109,8 @@ def dfwe_config() -> ConfigDict:
     )
     config.comparators = COMPARATORS
     config.plane = 9
+    config.peft = peft_options("")
+    config.module_rule = "auto"
     return _locked(config)
 
 
@@ -111,6 +125,8 @@ def finetune_config() -> ConfigDict:
     max_length: tokens of an input. max_test_rows: seeded subset of test, 0 = all.
     tokens_per_batch: of scoring, rows times padded length.
     dtype: of the computation. fit: `FitConfig`; its seed and dtype are the run's.
+    peft: `PeftConfig` of a module to be trained beside the frozen encoder; kind '' =
+      the encoder itself is trained.
     """
     config = ConfigDict()
     config.system = "finetune"
@@ -124,6 +140,7 @@ def finetune_config() -> ConfigDict:
     config.tokens_per_batch = 2048
     config.dtype = "float32"
     config.fit = fit_config(**TARGET)
+    config.peft = peft_options("")
     return _locked(config)
 
 

@@ -9,7 +9,7 @@ the config is part of every result.
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,15 +19,27 @@ from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.config import Config
 from fusion_jax.data import Task
 from fusion_jax.data.tokenise import load_tokenizer
+from fusion_jax.peft import PeftConfig
 from fusion_jax.processes import agreed, write_once
+from fusion_jax.search.points import Points
 from fusion_jax.systems import experts as stages
 from fusion_jax.systems.artefacts import shown, write_artefacts
+from fusion_jax.systems.dfwe_modules import (
+    Searched,
+    frozen_host,
+    given_modules,
+    module_config,
+    modules_of,
+    searched_modules,
+)
 from fusion_jax.systems.given import given_experts
 from fusion_jax.systems.interpolation import (
+    BASE,
     base_is_a_point,
     choose_answer,
     expert_names,
     find_weights,
+    groups_of,
     interpolated_points,
     leave_one_out,
     loss_plane,
@@ -35,9 +47,10 @@ from fusion_jax.systems.interpolation import (
     refuse_reserved,
 )
 from fusion_jax.systems.methods import all_scores, rival_weights, scorer_for
+from fusion_jax.systems.modules import module_key
 from fusion_jax.systems.multitask import finetune_multitask
 from fusion_jax.systems.outcome import dfwe_results, many_results
-from fusion_jax.systems.problem import Problem, make_problem
+from fusion_jax.systems.problem import Problem, make_problem, with_modules
 from fusion_jax.systems.result import Result, timed
 from fusion_jax.systems.several import joined
 from fusion_jax.systems.tasks import cut, read_tasks
@@ -57,6 +70,7 @@ class Setting(NamedTuple):
     tokenizer: Any
     tasks: dict[str, Task]
     experts: Path
+    peft: PeftConfig | None = None
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -108,7 +122,8 @@ def settings(config: Config, experts: Path) -> Iterator[Setting]:
     encoder = hf.load(config.encoder)
     tokenizer = load_tokenizer(encoder.path)
     for seed in range(config.seed, config.seed + config.seeds):
-        yield Setting(config, seed, encoder, tokenizer, _read(config, seed), experts)
+        tasks, peft = _read(config, seed), module_config(config, encoder)
+        yield Setting(config, seed, encoder, tokenizer, tasks, experts, peft)
 
 
 def run_target(setting: Setting, target: str, folder: Path) -> Result:
@@ -130,8 +145,8 @@ def run_target(setting: Setting, target: str, folder: Path) -> Result:
     with timed(seconds, "experts"):
         models, start, multitask = train_models(setting, problem)
     with timed(seconds, "stack"):
-        points = interpolated_points(config, models, start)
-        dev = scorer_for(config, problem, "dev", points)
+        judged, points, searched = interpolated(setting, problem, models, start)
+        dev = scorer_for(config, judged, "dev", points)
         logger.info("population: %s", dev.population.plan)
     with timed(seconds, "search"):
         found = find_weights(config, dev, seed, folder)
@@ -145,7 +160,7 @@ def run_target(setting: Setting, target: str, folder: Path) -> Result:
         methods = {"dfwe": chosen, **rivals}
         scores = {"dev": all_scores(config, dev, methods, multitask)}
         if "test" in problem.encoded:
-            test = scorer_for(config, problem, "test", points)
+            test = scorer_for(config, judged, "test", points)
             scores["test"] = all_scores(config, test, methods, multitask)
     results = dfwe_results(
         config=json.loads(config.to_json()),
@@ -167,7 +182,10 @@ def run_target(setting: Setting, target: str, folder: Path) -> Result:
         "means": [np.mean(mean, axis=0).tolist() for mean in found.means],
         "plane": plane,
     }
-    params = merged_model(points, chosen)
+    module = None if searched is None else searched.module(chosen)
+    params = (
+        merged_model(points, chosen) if searched is None else searched.merged(chosen)
+    )
     write_once(
         str(folder),
         lambda: write_artefacts(
@@ -178,6 +196,7 @@ def run_target(setting: Setting, target: str, folder: Path) -> Result:
             points=points,
             chosen=chosen,
             params=params,
+            module=module,
             results=results,
             history=history,
         ),
@@ -215,6 +234,32 @@ def _read(config: Config, seed: int) -> dict[str, Task]:
     return tasks
 
 
+def interpolated(
+    setting: Setting,
+    problem: Problem,
+    models: Mapping[str, Any],
+    start: Params | None,
+) -> tuple[Problem, Points, Searched | None]:
+    """What is searched: the points, and the problem with the model that reads them.
+
+    Args:
+      setting: what the runs of a seed share.
+      problem: the target.
+      models: of `train_models`.
+      start: likewise.
+    """
+    config, peft = setting.config, setting.peft
+    if peft is None or start is None:
+        return problem, interpolated_points(config, models, start), None
+    if not config.experts:
+        models = modules_of(models, peft, setting.encoder, config.encoder)
+    if base_is_a_point(config):
+        base = modules_of({BASE: start}, peft, setting.encoder, config.encoder)
+        models = {**base, **models}
+    found = searched_modules(config, problem, models, start, groups_of(config))
+    return found.problem, found.points, found
+
+
 def problem_of(setting: Setting, name: str, shots: int) -> Problem:
     """A task of a setting, made ready.
 
@@ -230,24 +275,34 @@ def problem_of(setting: Setting, name: str, shots: int) -> Problem:
         max_test_rows=config.max_test_rows,
         seed=setting.seed,
     )
-    return make_problem(
+    problem = make_problem(
         task,
         setting.encoder,
         setting.tokenizer,
         max_length=dict(config.task_lengths).get(name, config.max_length),
         dtype=config.dtype,
     )
+    if setting.peft is None:
+        return problem
+    return with_modules(problem, setting.peft, module_key(setting.seed))
 
 
 def train_models(
     setting: Setting, problem: Problem
-) -> tuple[dict[str, Params], Params | None, Params | None]:
+) -> tuple[dict[str, Any], Params | None, Params | None]:
     """Experts by name, theta_0 with the target's head, and the multi-task model.
 
     No theta_0 where the experts exist and nothing asks for it: its head is trained.
+    Over modules the experts are trees of host and module, or, where they exist, modules
+    themselves; theta_0 is always there, and never a multi-task model.
     """
     config, encoder, folder = setting.config, setting.encoder, setting.experts
-    tune = _fit_config(config, config.target, setting.seed)
+    tune = _fit_config(setting, config.target)
+    if config.experts and setting.peft is not None:
+        start = stages.target_start(problem, encoder, tune, folder)
+        modules = given_modules(config.experts, start, setting.peft)
+        refuse_reserved(modules, "experts")
+        return modules, start, None
     if config.experts:
         models = given_experts(config.experts, config.encoder, problem)
         refuse_reserved(models, "experts")
@@ -260,7 +315,7 @@ def train_models(
         for name in tuple(config.sources) or tuple(setting.tasks)
         if name != problem.task.name
     }
-    pretrain = _fit_config(config, config.source, setting.seed)
+    pretrain = _fit_config(setting, config.source)
     trained = stages.train_sources(sources, encoder, pretrain, folder)
     start = stages.target_start(problem, encoder, tune, folder)
     models = stages.finetune_experts(
@@ -272,19 +327,20 @@ def train_models(
         folder,
         lineage=stages.source_lineage(sources, encoder, pretrain),
     )
-    if "multitask_finetune" not in config.comparators:
+    if "multitask_finetune" not in config.comparators or setting.peft is not None:
         return models, start, None
     multitask = finetune_multitask(
         {**sources, problem.task.name: problem},
         problem,
         encoder,
         start,
-        _fit_config(config, config.multitask, setting.seed),
+        _fit_config(setting, config.multitask),
         tune,
         folder,
     )
     return models, start, multitask
 
 
-def _fit_config(config: Config, options: Config, seed: int) -> FitConfig:
-    return FitConfig(**{**options.to_dict(), "seed": seed, "dtype": config.dtype})
+def _fit_config(setting: Setting, options: Config) -> FitConfig:
+    own = {"seed": setting.seed, "dtype": setting.config.dtype}
+    return frozen_host(FitConfig(**{**options.to_dict(), **own}), setting.peft)

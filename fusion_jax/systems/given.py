@@ -33,7 +33,7 @@ def given_experts(
       ValueError: an expert of other labels, or two of one name.
     """
     models = {}
-    for name, source in zip(_names(sources), sources, strict=True):
+    for name, source in zip(names_of(sources), sources, strict=True):
         loaded = hf.load(source, kind=problem.kind)
         if loaded.labels and loaded.labels != problem.task.labels:
             raise ValueError(
@@ -46,7 +46,8 @@ def given_experts(
     return models
 
 
-def _names(sources: Sequence[str]) -> list[str]:
+def names_of(sources: Sequence[str]) -> list[str]:
+    """Names of folders: their own, with the parent's where folders share one."""
     paths = [Path(source).absolute() for source in sources]
     names = [path.name for path in paths]
     if len(set(names)) < len(names):

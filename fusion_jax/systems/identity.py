@@ -15,8 +15,8 @@ def fit_identity(
 ) -> str:
     """Hash of everything that decides what a fit of a problem returns.
 
-    Training and dev rows as token ids, metrics, encoder, and the options that matter;
-    not the test rows, which training never sees.
+    Training and dev rows as token ids, metrics, encoder, the options that matter and
+    those of the module that is trained; not the test rows, which training never sees.
 
     Args:
       problem: with the splits train and dev.
@@ -24,6 +24,8 @@ def fit_identity(
       config: how to train.
       more: plain values of what else it began from.
     """
+    if problem.beside is not None:
+        more["peft"] = problem.beside.config.to_json()
     return content_hash(
         train=hash_encoded(problem.encoded["train"]),
         dev=hash_encoded(problem.encoded["dev"]),

@@ -74,9 +74,14 @@ def interpolated_points(
       TreeMismatch, ValueError: as `search.points.make_points`.
     """
     base = {BASE: start} if start is not None and base_is_a_point(config) else {}
-    groups = tuple((pattern, int(row)) for pattern, row in config.search.groups)
     frozen = () if config.experts else tuple(config.target.frozen)
-    return make_points({**base, **models}, shared=frozen, groups=groups or ((".*", 0),))
+    return make_points({**base, **models}, shared=frozen, groups=groups_of(config))
+
+
+def groups_of(config: Config) -> tuple[tuple[str, int], ...]:
+    """The rules of the config's groups of leaves; one group where it has none."""
+    groups = tuple((pattern, int(row)) for pattern, row in config.search.groups)
+    return groups or ((".*", 0),)
 
 
 def expert_names(points: Points) -> list[str]:

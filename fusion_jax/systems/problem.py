@@ -3,11 +3,12 @@
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from fusion_jax import trees
 from fusion_jax.checkpoints.huggingface import Checkpoint, attach_encoder
 from fusion_jax.data import Task
 from fusion_jax.data.batches import TrainBatches, bucket_lengths, eval_batches
@@ -16,9 +17,24 @@ from fusion_jax.data.tokenise import encode
 from fusion_jax.evaluation.metrics import DEFAULT_METRICS
 from fusion_jax.evaluation.readout import readout
 from fusion_jax.models import build_model
+from fusion_jax.peft import KINDS, PeftConfig, attach, init_module, with_module
 from fusion_jax.search.ways import Readout
 from fusion_jax.training.config import FitConfig
 from fusion_jax.types import Batch, Key, Model, Params
+
+
+class Beside(NamedTuple):
+    """The module that is trained in the place of the encoder.
+
+    Attributes:
+      config: of the module.
+      host: the model without it.
+      key: draws the module; one key gives one start.
+    """
+
+    config: PeftConfig
+    host: Model
+    key: Key
 
 
 @dataclass(frozen=True)
@@ -27,10 +43,11 @@ class Problem:
 
     Attributes:
       task: rows and labels.
-      model: the encoder with the task's head.
+      model: the encoder with the task's head, and with a module if one is trained.
       encoded: split -> token ids.
       max_length: tokens of an input.
       width: columns of the model's head, if more than the task has labels.
+      beside: the module, if one is trained.
     """
 
     task: Task
@@ -38,6 +55,7 @@ class Problem:
     encoded: Mapping[str, Encoded] = field(repr=False)
     max_length: int
     width: int | None = None
+    beside: Beside | None = None
 
     @property
     def kind(self) -> str:
@@ -122,19 +140,39 @@ def widened(problem: Problem, encoder: Checkpoint, width: int, dtype: str) -> Pr
     return replace(problem, model=model, width=width)
 
 
+def with_modules(problem: Problem, config: PeftConfig, key: Key) -> Problem:
+    """The problem whose fits train a module beside the frozen encoder.
+
+    Args:
+      problem: without a module.
+      config: of the module, whose leaves all lie in the encoder's layers.
+      key: draws it.
+    """
+    beside = Beside(config, problem.model, key)
+    return replace(problem, model=attach(problem.model, config), beside=beside)
+
+
 def starting_params(
     problem: Problem, encoder: Params, base: Params, key: Key
 ) -> Params:
-    """An encoder with a fresh head for a problem.
+    """An encoder with a fresh head for a problem, and with its module if it has one.
 
     Args:
       problem: what is to be trained.
-      encoder: {'encoder': ...} to start from, perhaps of a task of another kind.
+      encoder: {'encoder': ...} to start from, perhaps of a task of another kind; a
+        module in it goes on.
       base: the pretrained {'encoder': ...}; gives what `encoder` lacks (the pooler).
       key: draws the head; one key gives one head.
     """
-    whole = _fill(encoder["encoder"], base["encoder"])
-    return attach_encoder(problem.model, {"encoder": whole}, key)
+    whole = {"encoder": _fill(encoder["encoder"], base["encoder"])}
+    if problem.beside is None:
+        return attach_encoder(problem.model, whole, key)
+    config, host, module_key = problem.beside
+    start = attach_encoder(host, whole, key)
+    own, _ = trees.partition(whole, KINDS[config.kind].owns)
+    if not own:
+        own = init_module(config, start, module_key).params
+    return with_module(start, own)
 
 
 def _fill(tree: Params, base: Params) -> Params:
