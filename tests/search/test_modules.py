@@ -26,6 +26,7 @@ MODEL = build_model(CONFIG, "single_label", 3)
 HOST = trees.map_with_names(
     lambda name, x: 15 * x if x.ndim > 1 else x, MODEL.init(jax.random.key(0))
 )
+APPLY = jax.jit(MODEL.apply)
 WEIGHTS = np.array(
     [[1, 0, 0], [0, 0, 1], [0.2, 0.5, 0.3], [1.3, -0.7, 0.4]], np.float32
 )
@@ -66,7 +67,7 @@ def logits_of(config, points, chunk, way="layers"):
 
 
 def plain(params):
-    return np.concatenate([MODEL.apply(params, batch)["logits"] for batch in batches()])
+    return np.concatenate([APPLY(params, batch)["logits"] for batch in batches()])
 
 
 MIXED = {
