@@ -29,6 +29,13 @@ Tap = Callable[[str, jax.Array, jax.Array], jax.Array | None]
 forward pass is traced: the name of its kernel leaf, x [..., in], y [..., out]. What it
 returns goes on in the place of y; None changes nothing."""
 
+Around = Callable[[str, Callable[[jax.Array], jax.Array], jax.Array], jax.Array]
+"""`(name, call, x) -> y`, called in the place of every linear layer, layer norm and
+table lookup while a forward pass is traced: the layer's path, such as
+'encoder/layer_0/attention/query', the layer as it is, and its input (token ids, of a
+table). It may call the layer never, once or several times; what it returns goes on. A
+tap sees each call of a linear layer."""
+
 
 class Stage(NamedTuple):
     """One piece of a model's forward pass, with the leaves it reads.
@@ -36,14 +43,15 @@ class Stage(NamedTuple):
     Attributes:
       name: 'embed', 'layer_0', ..., 'head'.
       owns: regular expression; a leaf whose name matches in full is read here.
-      apply: `(params, carry, batch, *, tap=None, dropout_key=None) -> carry`. `params`
-        needs hold only the leaves that `owns` names; the first carry is None and the
-        last stage returns the model's outputs.
+      apply: `(params, carry, batch, *, tap=None, around=None, dropout_key=None) ->
+        carry`. `params` needs hold only the leaves that `owns` names; the first carry
+        is None and the last stage returns the model's outputs.
       prefix: of all leaves that are read, where they are one subtree, such as
         'encoder/layer_0'.
-      body: `(own, carry, batch, *, tap=None) -> carry`, the same on that subtree and
-        without dropout; taps are given names below `prefix`. Equal layers have one
-        body, so that what is compiled for one serves all. None where there is none.
+      body: `(own, carry, batch, *, tap=None, around=None) -> carry`, the same on that
+        subtree and without dropout; hooks are given names below `prefix`. Equal layers
+        have one body, so that what is compiled for one serves all. None where there is
+        none.
     """
 
     name: str
@@ -58,8 +66,8 @@ class Model(NamedTuple):
 
     Attributes:
       init: `(key) -> Params`.
-      apply: `(params, batch, *, tap=None, dropout_key=None) -> Outputs`; no dropout
-        without a key.
+      apply: `(params, batch, *, tap=None, around=None, dropout_key=None) -> Outputs`;
+        no dropout without a key.
       stages: the same computation as `apply`, one piece of the tree at a time.
     """
 

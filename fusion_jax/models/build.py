@@ -16,8 +16,8 @@ from fusion_jax.models import decoder, encoder
 from fusion_jax.models.config import FAMILIES, EncoderConfig
 from fusion_jax.models.heads import HEADS, check_kind, needs_pooler, reads_one_token
 from fusion_jax.models.layers import initialise_kernel
-from fusion_jax.models.tapping import tapped
-from fusion_jax.types import Batch, Key, Model, Outputs, Params, Stage, Tap
+from fusion_jax.models.tapping import hooked
+from fusion_jax.types import Around, Batch, Key, Model, Outputs, Params, Stage, Tap
 
 
 class Blocks(NamedTuple):
@@ -100,11 +100,12 @@ def build_model(
         batch: Batch,
         *,
         tap: Tap | None = None,
+        around: Around | None = None,
         dropout_key: Key | None = None,
     ) -> jax.Array:
         del carry
         own = params["encoder"]["embeddings"]
-        with tapped(tap, "encoder/embeddings"):
+        with hooked(tap, around, "encoder/embeddings"):
             return _run(embeddings, "embed", own, batch, dropout_key=dropout_key)
 
     def run_layer(
@@ -114,11 +115,12 @@ def build_model(
         batch: Batch,
         *,
         tap: Tap | None = None,
+        around: Around | None = None,
         dropout_key: Key | None = None,
     ) -> jax.Array:
         own = params["encoder"][name]
         module = last if name == layers[-1] else layer
-        with tapped(tap, f"encoder/{name}"):
+        with hooked(tap, around, f"encoder/{name}"):
             return _run(module, name, own, carry, batch, dropout_key=dropout_key)
 
     def run_head(
@@ -127,21 +129,31 @@ def build_model(
         batch: Batch,
         *,
         tap: Tap | None = None,
+        around: Around | None = None,
         dropout_key: Key | None = None,
     ) -> Outputs:
+        if not reads_one_token(kind) and "input_ids" in batch:
+            # Virtual tokens, which stand before the text, have no place in what is
+            # said of every token.
+            carry = carry[:, -jnp.shape(batch["input_ids"])[1] :]
         for name, module in between.items():
             variables = {"params": params["encoder"][name]}
-            with tapped(tap, f"encoder/{name}"):
+            with hooked(tap, around, f"encoder/{name}"):
                 carry = cast(jax.Array, module.apply(variables, carry))
         own = params["head"]
-        with tapped(tap, "head"):
+        with hooked(tap, around, "head"):
             return _run(head, "head", own, carry, batch, dropout_key=dropout_key)
 
     def body_of(module: nn.Module) -> Callable[..., jax.Array]:
         def body(
-            own: Params, carry: jax.Array, batch: Batch, *, tap: Tap | None = None
+            own: Params,
+            carry: jax.Array,
+            batch: Batch,
+            *,
+            tap: Tap | None = None,
+            around: Around | None = None,
         ) -> jax.Array:
-            with tapped(tap, ""):
+            with hooked(tap, around, ""):
                 return cast(jax.Array, module.apply({"params": own}, carry, batch))
 
         return body
@@ -171,11 +183,14 @@ def build_model(
         batch: Batch,
         *,
         tap: Tap | None = None,
+        around: Around | None = None,
         dropout_key: Key | None = None,
     ) -> Outputs:
         carry: Any = None
         for stage in stages:
-            carry = stage.apply(params, carry, batch, tap=tap, dropout_key=dropout_key)
+            carry = stage.apply(
+                params, carry, batch, tap=tap, around=around, dropout_key=dropout_key
+            )
         return carry
 
     def init(key: Key) -> Params:

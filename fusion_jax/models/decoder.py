@@ -13,8 +13,7 @@ import jax.numpy as jnp
 
 from fusion_jax.models.activations import ACTIVATIONS
 from fusion_jax.models.config import EncoderConfig
-from fusion_jax.models.encoder import Table
-from fusion_jax.models.layers import Dense, Dropout, LayerNorm
+from fusion_jax.models.layers import Dense, Dropout, LayerNorm, Table
 from fusion_jax.types import Batch
 
 
@@ -31,19 +30,19 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Batch, *, dropout: bool = False) -> jax.Array:
-        """input_ids [B, T] -> [B, T, D]."""
+        """input_ids [B, T] -> [B, T, D], with virtual tokens more, as in an encoder."""
         config = self.config
         ids = jnp.asarray(batch["input_ids"])
-        length = ids.shape[1]
+        x = Table(config.vocab_size, config.hidden_size, name="word")(ids)
+        length = x.shape[1]
         if length > config.max_positions:
             raise ValueError(
                 f"batch has {length} tokens a row; this {config.family} decoder has "
                 f"positions for {config.max_positions}: encode with a smaller "
                 "max_length"
             )
-        word = Table(config.vocab_size, config.hidden_size, name="word")()
-        position = Table(config.max_positions, config.hidden_size, name="position")()
-        x = (jnp.take(word, ids, axis=0) + position[:length]).astype(self.dtype)
+        position = Table(config.max_positions, config.hidden_size, name="position")
+        x = (x + position(jnp.arange(length))).astype(self.dtype)
         return Dropout(config.input_dropout, name="dropout")(x, dropout)
 
 

@@ -9,21 +9,8 @@ import jax.numpy as jnp
 
 from fusion_jax.models.activations import ACTIVATIONS
 from fusion_jax.models.config import EncoderConfig
-from fusion_jax.models.layers import Dense, Dropout, LayerNorm, initialise_kernel
+from fusion_jax.models.layers import Dense, Dropout, LayerNorm, Table
 from fusion_jax.types import Batch
-
-
-class Table(nn.Module):
-    """An embedding table [rows, D]; the lookup is the caller's."""
-
-    rows: int
-    features: int
-
-    @nn.compact
-    def __call__(self) -> jax.Array:
-        """The table in the dtype of its parameter."""
-        shape = (self.rows, self.features)
-        return self.param("embedding", initialise_kernel, shape)
 
 
 class Embeddings(nn.Module):
@@ -34,10 +21,15 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Batch, *, dropout: bool = False) -> jax.Array:
-        """input_ids [B, T] (and token_type_ids [B, T]) -> [B, T, D]."""
+        """input_ids [B, T] (and token_type_ids [B, T]) -> [B, T, D].
+
+        More rows than ids may come out of the word table: virtual tokens, which stand
+        before the text and take the first positions.
+        """
         config = self.config
         ids = jnp.asarray(batch["input_ids"])
-        length = ids.shape[1]
+        x = Table(config.vocab_size, config.hidden_size, name="word")(ids)
+        length = x.shape[1]
         first = config.pad_token_id + 1 if config.family == "roberta" else 0
         if first + length > config.max_positions:
             raise ValueError(
@@ -45,19 +37,19 @@ class Embeddings(nn.Module):
                 f"positions for {config.max_positions - first}: encode with a smaller "
                 "max_length"
             )
-        word = Table(config.vocab_size, config.hidden_size, name="word")()
-        position = Table(config.max_positions, config.hidden_size, name="position")()
-        x = jnp.take(word, ids, axis=0)
+        position = Table(config.max_positions, config.hidden_size, name="position")
         if config.family == "roberta":
             # RoBERTa counts real tokens from pad + 1; padding stays at pad.
             real = (ids != config.pad_token_id).astype(jnp.int32)
+            virtual = ((0, 0), (length - ids.shape[1], 0))
+            real = jnp.pad(real, virtual, constant_values=1)
             places = jnp.cumsum(real, axis=1) * real + config.pad_token_id
-            x = x + jnp.take(position, places, axis=0)
+            x = x + position(places)
         else:
-            x = x + position[:length]
+            x = x + position(jnp.arange(length))
         if config.type_vocab_size:
             types = Table(config.type_vocab_size, config.hidden_size, name="token_type")
-            x = x + _type_rows(types(), batch, ids.shape)
+            x = x + _type_rows(types, batch, x.shape[:2])
         x = LayerNorm(config.layer_norm_eps, self.dtype, name="norm")(x)
         return Dropout(config.hidden_dropout, name="dropout")(x, dropout)
 
@@ -72,7 +64,11 @@ class Attention(nn.Module):
     def __call__(
         self, x: jax.Array, context: jax.Array, mask: jax.Array, dropout: bool
     ) -> jax.Array:
-        """[B, Q, D] attend to context [B, T, D] where mask [B, T] -> [B, Q, D]."""
+        """[B, Q, D] attend to context [B, T, D] where mask [B, T] -> [B, Q, D].
+
+        Keys and values may come in greater number than the mask says: the further ones
+        stand in front, and everybody sees them.
+        """
         config = self.config
         width, heads = config.hidden_size, config.num_heads
         query, key, value = (
@@ -83,6 +79,8 @@ class Attention(nn.Module):
         scores = jnp.einsum(
             "bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32
         )
+        in_front = ((0, 0), (key.shape[2] - mask.shape[1], 0))
+        mask = jnp.pad(mask, in_front, constant_values=True)
         hidden = jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)
         scores = scores + hidden[:, None, None, :]
         # Softmax divided after the product with the values, where there are fewer
@@ -162,8 +160,8 @@ def _split_heads(x: jax.Array, heads: int) -> jax.Array:
     return jnp.swapaxes(x.reshape(*x.shape[:2], heads, -1), 1, 2)
 
 
-def _type_rows(table: jax.Array, batch: Batch, shape: tuple[int, ...]) -> jax.Array:
+def _type_rows(table: Table, batch: Batch, shape: tuple[int, ...]) -> jax.Array:
     """The token type rows [B, T, D]; with one type or none given, row 0 [D]."""
-    if table.shape[0] == 1 or "token_type_ids" not in batch:
-        return table[0]
-    return jnp.take(table, jnp.asarray(batch["token_type_ids"]).reshape(shape), axis=0)
+    if table.rows == 1 or "token_type_ids" not in batch:
+        return table(jnp.zeros((), jnp.int32))
+    return table(jnp.asarray(batch["token_type_ids"]).reshape(shape))

@@ -1,4 +1,4 @@
-"""The parts every encoder and head is made of: dense, layer norm, dropout."""
+"""The parts every encoder and head is made of: dense, table, layer norm, dropout."""
 
 import math
 from collections.abc import Callable
@@ -35,6 +35,19 @@ class Dense(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(self.dtype)
         return y.reshape(*x.shape[:-1], self.features)
+
+
+class Table(nn.Module):
+    """Rows of an embedding table [rows, D]."""
+
+    rows: int
+    features: int
+
+    @nn.compact
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """Ids [...] -> [..., D] in the dtype of the parameter."""
+        shape = (self.rows, self.features)
+        return jnp.take(self.param("embedding", initialise_kernel, shape), ids, axis=0)
 
 
 class LayerNorm(nn.Module):
