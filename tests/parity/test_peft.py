@@ -1,0 +1,191 @@
+"""Modules that torch peft loads from us, and we from torch peft, say the same."""
+
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+from fusion_jax import trees
+from fusion_jax.checkpoints import huggingface as hf
+from fusion_jax.checkpoints.modules.host import check_host, host_of
+from fusion_jax.checkpoints.modules.peft_read import read_peft
+from fusion_jax.checkpoints.modules.peft_write import write_peft
+from fusion_jax.models import build_model
+from fusion_jax.peft import Module, PeftConfig, attach, init_module, with_module
+
+torch = pytest.importorskip("torch", reason="torch is in the extra 'parity'")
+transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft", reason="torch peft is in the extra 'parity'")
+
+TOLERANCE = 2e-6  # of logits of size 1
+LENGTH = 5
+HEAD = r"head/.*"
+OURS = {
+    "lora": dict(rank=4, alpha=6.0),
+    "rslora": dict(
+        rank=4,
+        alpha=6.0,
+        use_rslora=True,
+        rank_pattern=((r"encoder/layer_1/attention/(query|qkv)", 2),),
+        alpha_pattern=((r"encoder/layer_0/attention/(value|qkv)", 3.0),),
+    ),
+    "dora": dict(rank=4, alpha=6.0, use_dora=True),
+    "ia3": dict(kind="ia3"),
+}
+ALSO_TABLE = {"bert": ("query", "word"), "gpt2": ("qkv", "word")}
+THEIRS = {
+    "lora": lambda family: peft.LoraConfig(task_type="SEQ_CLS", r=4, lora_alpha=6),
+    "rslora": lambda family: peft.LoraConfig(
+        task_type="SEQ_CLS",
+        r=4,
+        lora_alpha=6,
+        use_rslora=True,
+        rank_pattern={r"1\.attention\.self\.query|1\.attn\.c_attn": 2},
+        alpha_pattern={r"0\.attention\.self\.value|0\.attn\.c_attn": 3},
+    ),
+    "dora": lambda family: peft.LoraConfig(
+        task_type="SEQ_CLS", r=4, lora_alpha=6, use_dora=True
+    ),
+    "table": lambda family: peft.LoraConfig(
+        task_type="SEQ_CLS",
+        r=4,
+        target_modules={
+            "bert": ["query", "word_embeddings"],
+            "gpt2": ["c_attn", "wte"],
+        }[family],
+    ),
+    "all_linear": lambda family: peft.LoraConfig(
+        task_type="SEQ_CLS", r=3, target_modules="all-linear"
+    ),
+    "lora_only": lambda family: peft.LoraConfig(
+        task_type="SEQ_CLS", r=4, bias="lora_only"
+    ),
+    "all_biases": lambda family: peft.LoraConfig(task_type="SEQ_CLS", r=4, bias="all"),
+    "bare": lambda family: peft.LoraConfig(r=4),
+    "ia3": lambda family: peft.IA3Config(task_type="SEQ_CLS"),
+}
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    with jax.default_matmul_precision("highest"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*embedding layers.*")
+        yield
+
+
+@pytest.fixture(scope="module", params=["bert", "gpt2"])
+def place(request, tmp_path_factory):
+    """(family, folder of a host with drawn weights)."""
+    family = request.param
+    folder = tmp_path_factory.mktemp("hosts") / family
+    common = dict(vocab_size=60, num_labels=3, pad_token_id=0)
+    if family == "bert":
+        config = transformers.BertConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+            max_position_embeddings=40,
+            **common,
+        )
+    else:
+        sizes = dict(n_embd=32, n_layer=2, n_head=4, n_inner=48, n_positions=40)
+        ends = dict(bos_token_id=1, eos_token_id=1)
+        config = transformers.GPT2Config(**sizes, **common, **ends)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    disturb(model).save_pretrained(folder)
+    return family, folder
+
+
+def disturb(model, size=0.1):
+    """Moves what is trained: fresh parameters are 0 or 1 and would hide a mistake."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(size * noise)
+    return model
+
+
+def torch_host(folder):
+    return transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+
+
+def batch(rows=4, length=11):
+    generator = np.random.default_rng(0)
+    ids = generator.integers(5, 60, (rows, length))
+    mask = np.ones((rows, length), int)
+    for row in range(1, rows):
+        mask[row, length - 2 * row :] = 0
+    return {
+        "input_ids": np.where(mask, ids, 0),
+        "attention_mask": mask,
+        "token_type_ids": generator.integers(0, 2, (rows, length)) * mask,
+    }
+
+
+def their_logits(model, family):
+    given = batch()
+    names = ["input_ids", "attention_mask"]
+    names += ["token_type_ids"] if family == "bert" else []
+    with torch.no_grad():
+        out = model.eval()(**{name: torch.tensor(given[name]) for name in names})
+    return out.logits.numpy()
+
+
+def our_logits(host, module):
+    model = attach(build_model(host.config, "single_label", 3), module.config)
+    params = with_module(host.params, module.params)
+    return np.asarray(jax.jit(model.apply)(params, batch())["logits"])
+
+
+def drawn_module(host, seed=0, **options):
+    """A module of ours with a head of its own, all leaves drawn."""
+    config = PeftConfig(replaces=(HEAD,), **options)
+    made = init_module(config, host.params, jax.random.key(0))
+    random = np.random.default_rng(seed)
+    leaves = {
+        name: np.asarray(leaf) + 0.2 * random.normal(size=leaf.shape).astype(np.float32)
+        for name, leaf in trees.flatten(made.params).items()
+    }
+    return Module(config, trees.unflatten(leaves), host_of(host).about)
+
+
+def assert_equal(ours, theirs, host_logits):
+    assert np.abs(theirs - host_logits).max() > 0.05, "the module changes nothing"
+    np.testing.assert_allclose(ours, theirs, atol=TOLERANCE * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("kind", sorted(THEIRS))
+def test_a_directory_of_torch_peft_is_read_with_equal_logits(place, tmp_path, kind):
+    family, folder = place
+    model = peft.get_peft_model(torch_host(folder), THEIRS[kind](family))
+    disturb(model, size=0.2)
+    model.save_pretrained(tmp_path / "theirs")
+    theirs = their_logits(model, family)
+    host = hf.load(folder)
+    module = read_peft(tmp_path / "theirs")
+    check_host(module, host_of(host))
+    assert_equal(
+        our_logits(host, module), theirs, their_logits(torch_host(folder), family)
+    )
+
+
+@pytest.mark.parametrize("kind", [*sorted(OURS), "table"])
+def test_torch_peft_reads_ours_with_equal_logits(place, tmp_path, kind):
+    family, folder = place
+    host = hf.load(folder)
+    options = OURS.get(kind) or dict(rank=3, targets=ALSO_TABLE[family])
+    module = drawn_module(host, **options)
+    write_peft(tmp_path / "ours", module)
+    with warnings.catch_warnings():
+        # Missing and unexpected keys are warnings there.
+        warnings.simplefilter("error", UserWarning)
+        model = peft.PeftModel.from_pretrained(torch_host(folder), tmp_path / "ours")
+    ours, theirs = our_logits(host, module), their_logits(model, family)
+    assert_equal(ours, theirs, their_logits(torch_host(folder), family))
+    again = read_peft(tmp_path / "ours")
+    np.testing.assert_array_equal(our_logits(host, again), ours)
+    assert again.host == module.host
