@@ -11,6 +11,7 @@ from fusion_jax.peft.module import (
     module_leaves,
     with_module,
 )
+from fusion_jax.peft.portable import flat_prefix, portable, residual_host
 from fusion_jax.peft.table import KINDS, Kind
 
 __all__ = [
@@ -20,9 +21,12 @@ __all__ = [
     "PeftConfig",
     "attach",
     "delta",
+    "flat_prefix",
     "host_leaves",
     "init_module",
     "merge_into",
     "module_leaves",
+    "portable",
+    "residual_host",
     "with_module",
 ]

@@ -29,7 +29,8 @@ def attach(model: Model, config: PeftConfig) -> Model:
     """
     kind = KINDS[config.kind]
     # A shared body knows its layer's number as little as leaves outside the layer.
-    alone = not (kind.across or config.alpha_pattern or config.rank_pattern)
+    across = kind.across if _across(config) else ""
+    alone = not (across or config.alpha_pattern)
 
     def wrapped(run: Callable[..., Any], takes_key: bool) -> Callable[..., Any]:
         def apply(
@@ -54,7 +55,7 @@ def attach(model: Model, config: PeftConfig) -> Model:
 
         return apply
 
-    bodies = {
+    bodies: dict[Any, Callable[..., Any]] = {
         stage.body: wrapped(stage.body, False)
         for stage in model.stages
         if stage.body is not None and alone
@@ -62,7 +63,7 @@ def attach(model: Model, config: PeftConfig) -> Model:
     stages = tuple(
         Stage(
             name=stage.name,
-            owns=f"{stage.owns}|{kind.across}" if kind.across else stage.owns,
+            owns=f"{stage.owns}|{across}" if across and stage.prefix else stage.owns,
             apply=wrapped(stage.apply, True),
             prefix=stage.prefix if alone else "",
             body=bodies.get(stage.body),
@@ -90,6 +91,11 @@ def attach(model: Model, config: PeftConfig) -> Model:
         return with_module(host, init_module(config, host, key).params)
 
     return Model(init=init, apply=apply, stages=stages)
+
+
+def _across(config: PeftConfig) -> bool:
+    """Whether several layers read one leaf: of a flat prefix none do."""
+    return config.kind != "prefix" or config.mlp_width > 0
 
 
 def _nested(outer: Around | None, inner: Around) -> Around:

@@ -13,7 +13,8 @@ one model (`attach`), which is trained, searched, stacked and hashed like any ot
 | compacter | PATH/compacter/{down,up}/{left,right,bias} | [n, in/n, rank], [n, rank, out/n], [out] |
 | compacter | compacter/rule, of all layers and both directions | [n, n, n] |
 | prefix | ATTENTION/{key,value}/prefix/rows | [L, D] |
-| prefix in training, with a network | prefix/GROUP/embedding, .../{hidden,output}/{kernel,bias} | |
+| prefix in training, with a network | prefix/GROUP/{embedding, hidden/kernel, hidden/bias} | [L, e], [e, mid], [mid] |
+| | prefix/GROUP/output/{kernel,bias} | [layers, 2, mid, D], [layers, 2, D] |
 | prompt | WORD TABLE/prompt/rows | [L, D] |
 | bitfit, norms, head | the host's own names | |
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from fusion_jax.peft import ia3, lora
+from fusion_jax.peft import adapter, bitfit, compacter, ia3, lora, prefix, prompt
 from fusion_jax.peft.config import PeftConfig
 from fusion_jax.types import Around, Key, Params
 
@@ -51,6 +51,16 @@ def _of_lora(config: PeftConfig) -> frozenset[str]:
     return frozenset((*quiet, "mergeable", "has_delta"))
 
 
+def _of_adapter(config: PeftConfig) -> frozenset[str]:
+    start = config.init
+    if config.kind == "adapter" and start == "default":
+        start = adapter.STARTS[config.place]
+    return frozenset(("noop_at_init",) if start == "zero_up" else ())
+
+
+_BENT = "its activation makes it no change of the host's weights"
+_LONGER = "it lengthens what the host reads, which no change of its weights does"
+
 KINDS: Mapping[str, Kind] = {
     "lora": Kind(
         init=lora.init,
@@ -67,6 +77,49 @@ KINDS: Mapping[str, Kind] = {
         promises=_always("noop_at_init", "mergeable"),
         merge=ia3.merge,
         reference="Liu et al. 2022, arXiv 2205.05638",
+    ),
+    "adapter": Kind(
+        init=adapter.init,
+        around=adapter.around,
+        owns=adapter.OWNS,
+        promises=_of_adapter,
+        why=_BENT,
+        reference="Houlsby et al. 2019, arXiv 1902.00751",
+    ),
+    "compacter": Kind(
+        init=compacter.init,
+        around=compacter.around,
+        owns=compacter.OWNS,
+        promises=_of_adapter,
+        why=_BENT,
+        across=compacter.ACROSS,
+        reference="Karimi Mahabadi et al. 2021, arXiv 2106.04647",
+    ),
+    "prefix": Kind(
+        init=prefix.init,
+        around=prefix.around,
+        owns=prefix.OWNS,
+        promises=_always(),
+        why=_LONGER,
+        across=prefix.ACROSS,
+        reference="Li and Liang 2021, arXiv 2101.00190",
+    ),
+    "prompt": Kind(
+        init=prompt.init,
+        around=prompt.around,
+        owns=prompt.OWNS,
+        promises=_always(),
+        why=_LONGER,
+        reference="Lester et al. 2021, arXiv 2104.08691",
+    ),
+    "bitfit": Kind(
+        init=bitfit.init,
+        around=bitfit.around,
+        owns="",
+        promises=_always("noop_at_init", "mergeable"),
+        merge=bitfit.merge,
+        replaced=bitfit.replaced,
+        reference="Ben Zaken et al. 2021, arXiv 2106.10199",
     ),
 }
 """kind -> what it is; the keys are those of `config.INITS`."""

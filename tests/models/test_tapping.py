@@ -202,3 +202,45 @@ def test_a_tap_is_called_while_tracing_and_its_values_may_leave_the_program():
     first, second = means(params, batch_of(0)), means(params, batch_of(1))
     assert sorted(calls) == sorted(first) == kernels(params)
     assert all(float(first[n]) != float(second[n]) for n in first)
+
+
+def test_around_stands_in_the_place_of_every_layer_and_a_tap_within_it():
+    model = make("single_label", "bert")
+    params, names, tap = model.init(jax.random.key(0)), [], Recorder()
+
+    def unchanged(name, call, x):
+        names.append(name)
+        return call(x)
+
+    def twice(name, call, x):
+        # A layer may be called as often as one likes.
+        return call(x) if name.endswith("norm") else 0.5 * (call(x) + call(x))
+
+    batch = batch_of()
+    plain = model.apply(params, batch)["logits"]
+    ours = model.apply(params, batch, around=unchanged, tap=tap)["logits"]
+    np.testing.assert_array_equal(ours, plain)
+    layers = {name.rpartition("/")[0] for name in trees.flatten(params)}
+    assert sorted(names) == sorted(layers)
+    assert sorted(tap.names) == kernels(params)
+    again = model.apply(params, batch, around=twice)["logits"]
+    np.testing.assert_array_equal(again, plain)
+    key = jax.random.key(1)
+    dropped = model.apply(params, batch, dropout_key=key)["logits"]
+    ours = model.apply(params, batch, around=unchanged, dropout_key=key)["logits"]
+    np.testing.assert_array_equal(ours, dropped)
+
+
+def test_what_around_returns_goes_on_and_its_input_is_what_the_layer_gets():
+    model = make("single_label", "gpt2")
+    params, batch = model.init(jax.random.key(0)), batch_of()
+    name = "encoder/layer_0/mlp/down"
+    leaves = trees.flatten(params)
+    changed = {**leaves, f"{name}/kernel": 3 * leaves[f"{name}/kernel"]}
+    expected = model.apply(trees.unflatten(changed), batch)["logits"]
+
+    def around(path, call, x):
+        return call(3 * x) if path == name else call(x)
+
+    ours = model.apply(params, batch, around=around)["logits"]
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
