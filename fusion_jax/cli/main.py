@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "score any model directory on a task folder",
     "predict": "print what a model says of texts",
     "statistics": "sum up a model's layer inputs or Fisher on data, for a merge",
+    "peft": "read, write, merge and port modules such as LoRA",
     "inspect": "compare models layer by layer before they are merged",
 }
 """Name -> one line. The module `fusion_jax.cli.NAME` ('_' for '-') has

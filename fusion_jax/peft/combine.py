@@ -38,6 +38,7 @@ def combine(
     host: Params | None = None,
     key: Key | None = None,
     leave_out: str | None = None,
+    strict_host: bool = False,
     **options: Any,
 ) -> Combined:
     """Merges modules of one kind, of any ranks and any targets.
@@ -56,6 +57,7 @@ def combine(
         not sum to 1.
       key: of methods that draw random masks.
       leave_out: pattern of leaf names, matched in full, that the result shall not have.
+      strict_host: refuse modules of hosts with different weights, instead of a warning.
       **options: of the method; rank and energy of those that cut.
 
     Returns:
@@ -85,9 +87,13 @@ def combine(
         host=host is not None,
         alone=alone,
     )
+    several = _several_hosts([module for module, _ in taken])
+    if several and strict_host:
+        faults.append(several)
     if faults:
         raise _refused(method, faults)
-    _warn_of_hosts([module for module, _ in taken])
+    if several:
+        warnings.warn(several, stacklevel=2)
     if leave_out is not None:
         taken = [(_without(module, leave_out), w) for module, w in taken]
     if alone:
@@ -187,14 +193,15 @@ def _common(hosts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _warn_of_hosts(modules: Sequence[Module]) -> None:
+def _several_hosts(modules: Sequence[Module]) -> str:
+    """What is to be said where the modules' hosts have other weights."""
     hashes = {module.host["sha256"] for module in modules if module.host.get("sha256")}
-    if len(hashes) > 1:
-        warnings.warn(
-            f"the modules were trained on {len(hashes)} hosts of one shape but of "
-            "different weights; their updates may not belong together",
-            stacklevel=3,
-        )
+    if len(hashes) < 2:
+        return ""
+    return (
+        f"the modules were trained on {len(hashes)} hosts of one shape but of "
+        "different weights; their updates may not belong together"
+    )
 
 
 def _refused(method: str, faults: Sequence[str]) -> ValueError:

@@ -22,7 +22,7 @@ class Combine(NamedTuple):
         (Factors, lost)`; None where it has none.
       leaf: for any other leaf, `(leaves, weights, neutral, **options) -> array`.
       leaf_kinds: the kinds whose leaves `leaf` serves.
-      exact: whether the merged update is the weighted sum of the updates.
+      exact: whether the merged update is the weighted sum of the updates, uncut.
       ratios: whether only ratios of the weights count.
       key: whether it draws random masks.
       options: names of its numbers and words.
@@ -75,7 +75,6 @@ COMBINES: Mapping[str, Combine] = {
     ),
     "svd": Combine(
         update=updates.svd,
-        exact=True,
         options=_own(updates.svd),
         reference="Eckart and Young 1936; huggingface/peft, combination type 'svd'",
     ),

@@ -32,6 +32,8 @@ OURS = {
     ),
     "dora": dict(rank=4, alpha=6.0, use_dora=True),
     "ia3": dict(kind="ia3"),
+    "prompt": dict(kind="prompt", length=LENGTH),
+    "prefix": dict(kind="prefix", length=LENGTH, shift_positions=True),
 }
 ALSO_TABLE = {"bert": ("query", "word"), "gpt2": ("qkv", "word")}
 THEIRS = {
@@ -64,7 +66,14 @@ THEIRS = {
     "all_biases": lambda family: peft.LoraConfig(task_type="SEQ_CLS", r=4, bias="all"),
     "bare": lambda family: peft.LoraConfig(r=4),
     "ia3": lambda family: peft.IA3Config(task_type="SEQ_CLS"),
+    "prompt": lambda family: peft.PromptTuningConfig(
+        task_type="SEQ_CLS", num_virtual_tokens=LENGTH
+    ),
+    "prefix": lambda family: peft.PrefixTuningConfig(
+        task_type="SEQ_CLS", num_virtual_tokens=LENGTH
+    ),
 }
+NO_PLACE = "GPT-2 computes query, key and value in one product: no place for a prefix"
 
 
 @pytest.fixture(autouse=True)
@@ -113,11 +122,15 @@ def torch_host(folder):
     return transformers.AutoModelForSequenceClassification.from_pretrained(folder)
 
 
-def batch(rows=4, length=11):
+def batch(family, kind, rows=4, length=11):
+    """Texts of several lengths; of one where torch reads the last token, padded or not.
+
+    transformers' GPT-2 classifier sees no padding where it is given embeddings.
+    """
     generator = np.random.default_rng(0)
     ids = generator.integers(5, 60, (rows, length))
     mask = np.ones((rows, length), int)
-    for row in range(1, rows):
+    for row in range(1, rows) if (family, kind) != ("gpt2", "prompt") else ():
         mask[row, length - 2 * row :] = 0
     return {
         "input_ids": np.where(mask, ids, 0),
@@ -126,19 +139,37 @@ def batch(rows=4, length=11):
     }
 
 
-def their_logits(model, family):
-    given = batch()
+def their_logits(model, family, kind):
+    given = batch(family, kind)
     names = ["input_ids", "attention_mask"]
     names += ["token_type_ids"] if family == "bert" else []
+    inputs = {name: torch.tensor(given[name]) for name in names}
     with torch.no_grad():
-        out = model.eval()(**{name: torch.tensor(given[name]) for name in names})
-    return out.logits.numpy()
+        if isinstance(model, peft.PeftModel) and kind == "prefix":
+            return with_cache(model.eval(), inputs)
+        return model.eval()(**inputs).logits.numpy()
+
+
+def with_cache(model, inputs):
+    """What `PeftModelForSequenceClassification.forward` does of a prefix, by hand.
+
+    It looks for 'past_key_values' in the signature, which transformers now calls
+    'cache'; the old name is still taken.
+    """
+    rows = len(inputs["input_ids"])
+    seen = torch.ones(rows, LENGTH, dtype=torch.long)
+    mask = torch.cat([seen, inputs["attention_mask"]], dim=1)
+    inputs = {**inputs, "attention_mask": mask}
+    return model.base_model(
+        **inputs, past_key_values=model.get_prompt(rows)
+    ).logits.numpy()
 
 
 def our_logits(host, module):
     model = attach(build_model(host.config, "single_label", 3), module.config)
     params = with_module(host.params, module.params)
-    return np.asarray(jax.jit(model.apply)(params, batch())["logits"])
+    given = batch(host.config.family, module.config.kind)
+    return np.asarray(jax.jit(model.apply)(params, given)["logits"])
 
 
 def drawn_module(host, seed=0, **options):
@@ -161,21 +192,26 @@ def assert_equal(ours, theirs, host_logits):
 @pytest.mark.parametrize("kind", sorted(THEIRS))
 def test_a_directory_of_torch_peft_is_read_with_equal_logits(place, tmp_path, kind):
     family, folder = place
+    if (family, kind) == ("gpt2", "prefix"):
+        pytest.skip(NO_PLACE)
     model = peft.get_peft_model(torch_host(folder), THEIRS[kind](family))
     disturb(model, size=0.2)
     model.save_pretrained(tmp_path / "theirs")
-    theirs = their_logits(model, family)
+    # What is saved is flat, and read so; a model in training may have a network.
+    model = peft.PeftModel.from_pretrained(torch_host(folder), tmp_path / "theirs")
+    theirs = their_logits(model, family, kind)
     host = hf.load(folder)
-    module = read_peft(tmp_path / "theirs")
+    module = read_peft(tmp_path / "theirs", family=family)
     check_host(module, host_of(host))
-    assert_equal(
-        our_logits(host, module), theirs, their_logits(torch_host(folder), family)
-    )
+    without = their_logits(torch_host(folder), family, kind)
+    assert_equal(our_logits(host, module), theirs, without)
 
 
 @pytest.mark.parametrize("kind", [*sorted(OURS), "table"])
 def test_torch_peft_reads_ours_with_equal_logits(place, tmp_path, kind):
     family, folder = place
+    if (family, kind) == ("gpt2", "prefix"):
+        pytest.skip(NO_PLACE)
     host = hf.load(folder)
     options = OURS.get(kind) or dict(rank=3, targets=ALSO_TABLE[family])
     module = drawn_module(host, **options)
@@ -184,8 +220,8 @@ def test_torch_peft_reads_ours_with_equal_logits(place, tmp_path, kind):
         # Missing and unexpected keys are warnings there.
         warnings.simplefilter("error", UserWarning)
         model = peft.PeftModel.from_pretrained(torch_host(folder), tmp_path / "ours")
-    ours, theirs = our_logits(host, module), their_logits(model, family)
-    assert_equal(ours, theirs, their_logits(torch_host(folder), family))
+    ours, theirs = our_logits(host, module), their_logits(model, family, kind)
+    assert_equal(ours, theirs, their_logits(torch_host(folder), family, kind))
     again = read_peft(tmp_path / "ours")
     np.testing.assert_array_equal(our_logits(host, again), ours)
     assert again.host == module.host

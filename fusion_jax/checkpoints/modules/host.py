@@ -132,7 +132,7 @@ _AXES: tuple[tuple[str, tuple[tuple[int, Any], ...]], ...] = (
     (r"(?P<path>.+)/ia3/input_scale", ((0, 0),)),
     (r".+/adapter/down/kernel", ((0, "width"),)),
     (r".+/adapter/up/kernel", ((1, "width"),)),
-    (r".+/(prefix|prompt)/rows", ((1, "width"),)),
+    (r"(?P<path>.+)/(prefix|prompt)/rows", ((1, 1),)),
 )
 
 

@@ -184,6 +184,11 @@ def _config(
     if rows is None:
         return None, {}, [f"{ROWS} is missing", *extra]
     config, leaves, faults = _VIRTUAL[kind](values, rows)
+    if kind == "PREFIX_TUNING" and family == "gpt2":
+        faults.append(
+            "GPT-2 computes query, key and value in one product, which has no place "
+            "here for keys and values alone"
+        )
     return config, leaves, faults + extra
 
 

@@ -61,7 +61,8 @@ def read_prefix(
         for i in range(layers)
         for k, name in enumerate(("key", "value"))
     }
-    return PeftConfig(kind="prefix", length=length), leaves, []
+    config = PeftConfig(kind="prefix", length=length, shift_positions=True)
+    return config, leaves, []
 
 
 def prompt_rows(leaves: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -167,6 +167,12 @@ def _virtual(
     num_layers = int(about.get("num_layers") or 0)
     num_heads = int(about.get("num_heads") or 0)
     if kind == "prefix":
+        if not module.config.shift_positions:
+            raise ValueError(
+                "torch peft gives the text the positions after the prefix, and the "
+                "module was trained with those before: only a prefix that was trained "
+                "with shift_positions says the same there"
+            )
         if not num_layers or not num_heads:
             raise ValueError(
                 "a prefix in peft's form says how many layers and heads the host has, "
