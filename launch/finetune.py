@@ -1,7 +1,8 @@
 """Fine-tunes: python launch/finetune.py --config=configs/finetune/NAME.py[:options].
 
-Any field of the config can be changed: --config.fit.epochs=3. The same command goes on
-with a run that was stopped.
+Any field of the config can be changed: --config.fit.epochs=3. --config.peft.kind=lora
+trains a module beside the frozen encoder. The same command goes on with a run that was
+stopped.
 """
 
 from absl import app, flags
@@ -10,7 +11,7 @@ from ml_collections import config_flags
 from fusion_jax import runtime
 from fusion_jax.cli.failures import explained
 from fusion_jax.cli.scripts import start
-from fusion_jax.cli.tables import finetune_table
+from fusion_jax.cli.tables import finetune_places, finetune_table
 from fusion_jax.systems import finetune
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -28,8 +29,7 @@ def main(argv: list[str]) -> None:
         runtime.initialize()
         result = finetune.run(CONFIG.value, WORKDIR.value, overwrite=OVERWRITE.value)
     print(finetune_table(result.results))
-    print(f"report: {result.workdir / 'report.html'}")
-    print(f"model:  {result.workdir / 'model'}")
+    print(finetune_places(result))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""fusion-jax finetune: one encoder, one task."""
+"""fusion-jax finetune: one encoder, or a module beside it, on one task."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ FIELDS = {
     "epochs": "fit.epochs",
     "batch_size": "fit.batch_size",
     "learning_rate": "fit.learning_rate",
+    "peft": "peft.kind",
 }
 
 
@@ -18,12 +19,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, help="passes over the training rows")
     parser.add_argument("--batch-size", type=int, help="rows a step")
     parser.add_argument("--learning-rate", type=float, help="peak rate")
+    parser.add_argument(
+        "--peft",
+        metavar="KIND",
+        help="train a module beside the frozen encoder: lora, ia3, adapter, ...; its "
+        "options by --set peft.NAME=VALUE",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Runs the system and prints its scores."""
     from fusion_jax import runtime
-    from fusion_jax.cli.tables import finetune_table
+    from fusion_jax.cli.tables import finetune_places, finetune_table
     from fusion_jax.systems import finetune
     from fusion_jax.systems.folders import finetune_on_folder
 
@@ -34,5 +41,4 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(result.results))
         return
     print(finetune_table(result.results))
-    print(f"report: {result.workdir / 'report.html'}")
-    print(f"model:  {result.workdir / 'model'}")
+    print(finetune_places(result))

@@ -1,10 +1,12 @@
 """Default configs of the systems, which config files change field by field."""
 
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from fusion_jax.config import Config
+from fusion_jax.peft import PeftConfig
 from fusion_jax.training.config import FitConfig
 
 COMPARATORS = (
@@ -41,6 +43,12 @@ MULTITASK = {"epochs": 2, "learning_rate": 2e-4, "select": "last"}
 def fit_config(**changes: Any) -> ConfigDict:
     """A fit's options as a ConfigDict; see `training.FitConfig` for each of them."""
     return ConfigDict(FitConfig(**changes).to_json(), convert_dict=True)
+
+
+def peft_options(kind: str) -> ConfigDict:
+    """A module's options as a ConfigDict; see `peft.PeftConfig` for each of them."""
+    fields = dataclasses.asdict(PeftConfig()) | {"kind": kind}
+    return ConfigDict(fields, convert_dict=False)
 
 
 def dfwe_config() -> ConfigDict:
@@ -111,6 +119,8 @@ def finetune_config() -> ConfigDict:
     max_length: tokens of an input. max_test_rows: seeded subset of test, 0 = all.
     tokens_per_batch: of scoring, rows times padded length.
     dtype: of the computation. fit: `FitConfig`; its seed and dtype are the run's.
+    peft: `PeftConfig` of a module to be trained beside the frozen encoder; kind '' =
+      the encoder itself is trained.
     """
     config = ConfigDict()
     config.system = "finetune"
@@ -124,6 +134,7 @@ def finetune_config() -> ConfigDict:
     config.tokens_per_batch = 2048
     config.dtype = "float32"
     config.fit = fit_config(**TARGET)
+    config.peft = peft_options("")
     return _locked(config)
 
 

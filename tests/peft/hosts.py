@@ -78,7 +78,7 @@ def moved(module, seed=1, size=0.2):
     """The module with every leaf moved at random, as if it had been trained."""
     generator = np.random.default_rng(seed)
     params = {
-        name: x + jnp.asarray(generator.normal(0, size, x.shape), x.dtype)
+        name: np.asarray(x) + generator.normal(0, size, x.shape).astype(x.dtype)
         for name, x in trees.flatten(module.params).items()
     }
     return module._replace(params=trees.unflatten(params))
