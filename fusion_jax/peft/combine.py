@@ -1,17 +1,15 @@
 """Modules merged into one: updates are added, never factors of different modules."""
 
-import dataclasses
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fusion_jax import trees
 from fusion_jax.peft.combine_check import combine_faults
+from fusion_jax.peft.combine_config import joined, plain, without
 from fusion_jax.peft.combine_layers import merge_leaves, merge_updates
 from fusion_jax.peft.combine_replaced import merged_replaced
 from fusion_jax.peft.combine_table import COMBINES, Combine
-from fusion_jax.peft.config import PeftConfig
 from fusion_jax.peft.low_rank import own_leaves
 from fusion_jax.peft.module import Module
 from fusion_jax.types import Key, Params
@@ -95,7 +93,7 @@ def combine(
     if several:
         warnings.warn(several, stacklevel=2)
     if leave_out is not None:
-        taken = [(_without(module, leave_out), w) for module, w in taken]
+        taken = [(without(module, leave_out), w) for module, w in taken]
     if alone:
         return Combined(taken[0][0], {})
     return _merged(method, record, taken, options, host=host, key=key)
@@ -113,21 +111,22 @@ def _merged(
     modules, weights = [m for m, _ in taken], [w for _, w in taken]
     if len(modules) == 1:
         weights = [_alone_weight(record, weights[0], options)]
-        method = "concatenate" if modules[0].config.kind == "lora" else "linear"
-        record, options = COMBINES[method], {}
+        method = _alone_method(modules[0])
+        options = {k: v for k, v in options.items() if k in COMBINES[method].options}
+        record = COMBINES[method]
     split = [own_leaves(module) for module in modules]
     replaced, faults = merged_replaced([rest for _, rest in split], weights, host)
-    config = modules[0].config
-    if config.kind == "lora":
+    configs = [module.config for module in modules]
+    if configs[0].kind == "lora":
         leaves, ranks, lost, wrong = merge_updates(
             record, modules, weights, options, host, key
         )
-        config = _plain(config, [module.config for module in modules], ranks)
+        config = plain(configs, ranks)
     else:
         leaves, wrong = merge_leaves(
             record, [own for own, _ in split], weights, options, key
         )
-        config, lost = _joined(config, [module.config for module in modules]), {}
+        config, lost = joined(configs, leaves), {}
     if faults + wrong:
         raise _refused(method, faults + wrong)
     facts = _common([module.host for module in modules])
@@ -136,50 +135,16 @@ def _merged(
     )
 
 
-def _plain(
-    config: PeftConfig, configs: Sequence[PeftConfig], ranks: Mapping[str, int]
-) -> PeftConfig:
-    """A plain LoRA with scaling 1 in every layer, whatever its rank."""
-    rank = Counter(ranks.values()).most_common(1)[0][0] if ranks else config.rank
-    others = tuple((path, r) for path, r in ranks.items() if r != rank)
-    return dataclasses.replace(
-        _joined(config, configs),
-        targets=tuple(ranks),
-        rank=rank,
-        alpha=float(rank),
-        rank_pattern=others,
-        alpha_pattern=tuple((path, float(r)) for path, r in others),
-        use_rslora=False,
-        use_dora=False,
-        init="default",
-    )
-
-
-def _joined(config: PeftConfig, configs: Sequence[PeftConfig]) -> PeftConfig:
-    """The first config with the targets of all."""
-
-    def union(name: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(x for one in configs for x in getattr(one, name)))
-
-    # No targets mean the family's own: then the union is known by no list.
-    targets = union("targets") if all(one.targets for one in configs) else ()
-    return dataclasses.replace(
-        config,
-        targets=targets,
-        feedforward=union("feedforward"),
-        replaces=union("replaces"),
-        train_norms=any(one.train_norms for one in configs),
-    )
-
-
 def _alone_weight(record: Combine, weight: float, options: Mapping[str, Any]) -> float:
     scale = float(options.get("scale", 1.0))
     return scale if record.ratios else weight * scale
 
 
-def _without(module: Module, pattern: str) -> Module:
-    _, rest = trees.partition(module.params, pattern)
-    return module._replace(params=rest)
+def _alone_method(module: Module) -> str:
+    """How a module is scaled; an update without a low rank is cut besides."""
+    if module.config.kind != "lora":
+        return "linear"
+    return "svd" if module.config.use_dora else "concatenate"
 
 
 def _common(hosts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from fusion_jax.peft.module import Module
 
 # Of a config: how a module was trained, and what low-rank updates have folded in.
 _TRAINING = ("dropout", "init", "targets", "feedforward", "replaces", "train_norms")
+# By them BitFit says which leaves are its own.
+_BIASES = ("targets", "bitfit")
 _HOST = ("family", "hidden_size", "num_layers")
 
 
@@ -64,7 +66,7 @@ def combine_faults(
     for number, module in enumerate(taken):
         own = _own_faults(method, module, host)
         faults += [f"module {number}: {fault}" for fault in own]
-    if len(kinds) == 1 and kinds[0] not in ("lora", "ia3", "bitfit"):
+    if len(kinds) == 1 and kinds[0] not in ("lora", "ia3"):
         faults += _config_faults([module.config for module in taken])
     return faults
 
@@ -118,7 +120,7 @@ def _config_faults(configs: Sequence[PeftConfig]) -> list[str]:
     """Leaves of a network can be added only where the networks are the same."""
     faults = []
     for field in dataclasses.fields(PeftConfig):
-        if field.name in _TRAINING:
+        if field.name in _TRAINING and (field.name, configs[0].kind) != _BIASES:
             continue
         said = list(dict.fromkeys(getattr(config, field.name) for config in configs))
         if len(said) > 1:

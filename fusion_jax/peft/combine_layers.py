@@ -37,9 +37,8 @@ def merge_updates(
     """
     assert record.update is not None
     found = [updates_of(module, host) for module in modules]
-    dtype = np.result_type(
-        *(leaf for m in modules for leaf in jax.tree.leaves(m.params))
-    )
+    own = (leaf.dtype for m in modules for leaf in jax.tree.leaves(m.params))
+    dtype = np.result_type(*own)
     leaves, ranks, lost, faults = {}, {}, {}, []
     for path in dict.fromkeys(path for updates in found for path in updates):
         have = [

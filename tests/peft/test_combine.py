@@ -310,6 +310,22 @@ def test_without_weights_it_is_the_mean():
     assert_updates(merged, summed(modules, [0.5, 0.5]))
 
 
+@pytest.mark.parametrize("method", ["concatenate", "svd", "ties", "linear"])
+def test_a_merged_module_fits_its_own_config(method):
+    kind = "ia3" if method == "linear" else "lora"
+    modules = [
+        module(1, kind=kind, replaces=("head/.*",)),
+        module(2, kind=kind, targets=("key", "down"), replaces=("head/.*",)),
+    ]
+    for leave_out in (None, "head/.*", r"encoder/.*/down/.*"):
+        merged = combine(method, modules, [0.5, 0.5], leave_out=leave_out).module
+        fresh = init_module(merged.config, host(), jax.random.key(0))
+        found, expected = trees.flatten(merged.params), trees.flatten(fresh.params)
+        assert {n: x.shape for n, x in found.items()} == {
+            n: x.shape for n, x in expected.items()
+        }
+
+
 def test_training_options_do_not_keep_modules_apart():
     first, second = module(1), module(2)
     second = second._replace(config=replace(second.config, dropout=0.1))

@@ -82,7 +82,8 @@ def read_ia3(
     return made(
         kind="ia3",
         targets=patterns_of(layers, num_layers),
-        feedforward=patterns_of(inputs, num_layers),
+        # None is said by what matches nothing: an empty list means the family's own.
+        feedforward=patterns_of(inputs, num_layers) or (r"(?!)",),
     )
 
 

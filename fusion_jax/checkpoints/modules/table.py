@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fusion_jax.checkpoints.modules import adapterhub, own, peft_read, peft_write
+from fusion_jax.checkpoints import module_file
+from fusion_jax.checkpoints.modules import adapterhub, peft_read, peft_write
 from fusion_jax.checkpoints.modules.host import Host, check_host
 from fusion_jax.checkpoints.modules.sidecar import read_json
 from fusion_jax.checkpoints.tensors import CheckpointError
@@ -37,8 +38,8 @@ def _read_adapterhub(
 FORMS: Mapping[str, Form] = {
     "fusion_jax": Form(
         kinds=(),
-        read=lambda directory, **_: own.read_own(directory),
-        write=lambda directory, module, **_: own.write_own(directory, module),
+        read=lambda directory, **_: module_file.load_module(directory),
+        write=lambda directory, module, **_: module_file.save_module(directory, module),
     ),
     "peft": Form(
         kinds=peft_write.KINDS,
@@ -62,7 +63,7 @@ def form_of(directory: Path) -> str:
     Raises:
       CheckpointError: it holds no module.
     """
-    if (directory / own.CONFIG).is_file():
+    if (directory / module_file.RECORD).is_file():
         return "fusion_jax"
     values = read_json(directory / peft_read.CONFIG)
     if "peft_type" in values:
