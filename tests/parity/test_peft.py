@@ -13,6 +13,8 @@ from fusion_jax.checkpoints.modules.peft_read import read_peft
 from fusion_jax.checkpoints.modules.peft_write import write_peft
 from fusion_jax.models import build_model
 from fusion_jax.peft import Module, PeftConfig, attach, init_module, with_module
+from fusion_jax.peft.combine import combine
+from fusion_jax.peft.low_rank import updates_of
 
 torch = pytest.importorskip("torch", reason="torch is in the extra 'parity'")
 transformers = pytest.importorskip("transformers")
@@ -225,3 +227,45 @@ def test_torch_peft_reads_ours_with_equal_logits(place, tmp_path, kind):
     again = read_peft(tmp_path / "ours")
     np.testing.assert_array_equal(our_logits(host, again), ours)
     assert again.host == module.host
+
+
+@pytest.mark.parametrize("kind", ["cat", "svd", "linear", "rescaled"])
+@pytest.mark.parametrize("weights", [(0.7, 0.4), (1.0, -1.0)])
+def test_merges_are_those_of_torch_peft_where_it_is_right(
+    place, tmp_path, kind, weights
+):
+    family, folder = place
+    # rsLoRA is scaled twice by its merges in this version (peft issue 3761).
+    rescaled = kind == "rescaled"
+    names = ("a", "b")
+    for seed, name in enumerate(names):
+        config = peft.LoraConfig(r=4, lora_alpha=(6, 9)[seed], use_rslora=rescaled)
+        if seed == 0:
+            model = peft.get_peft_model(torch_host(folder), config, adapter_name=name)
+        else:
+            model.add_adapter(name, config)
+            model.set_adapter(name)
+        disturb(model, size=0.2 + 0.1 * seed)
+    model.save_pretrained(tmp_path)
+    ours = [read_peft(tmp_path / name, family=family) for name in names]
+    told = {"cat": "concatenate", "svd": "svd", "linear": "linear_factors"}
+    merged = combine(told.get(kind, "concatenate"), ours, weights).module
+    model.add_weighted_adapter(
+        list(names), list(weights), "merged", "cat" if rescaled else kind
+    )
+    found = updates_of(merged)
+    layers = {n: m for n, m in model.named_modules() if hasattr(m, "get_delta_weight")}
+    assert len(layers) == len(found) == {"bert": 4, "gpt2": 2}[family]
+    for layer, update in zip(layers.values(), found.values(), strict=True):
+        with torch.no_grad():
+            own = {
+                name: layer.get_delta_weight(name).numpy()
+                for name in (*names, "merged")
+            }
+        own = {name: x if family == "gpt2" else x.T for name, x in own.items()}
+        product = update.a @ update.b
+        theirs = own["merged"]
+        if rescaled:
+            theirs = sum(w * own[name] for name, w in zip(names, weights, strict=True))
+            assert np.abs(own["merged"] - theirs).max() > 0.1 * np.abs(theirs).max()
+        np.testing.assert_allclose(product, theirs, atol=1e-5 * np.abs(theirs).max())
