@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Mapping
 
-from fusion_jax.cli import peft_files, peft_merge
+from fusion_jax.cli import peft_files, peft_merge, peft_port
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +57,11 @@ ACTIONS: Mapping[str, tuple[str, Callable[..., None], Callable[..., None]]] = {
         "merge modules of one kind into one",
         peft_merge.add_arguments,
         peft_merge.run,
+    ),
+    "port": (
+        "make a module of one host a module of another",
+        peft_port.add_arguments,
+        peft_port.run,
     ),
 }
 """Action -> (what it does, its options, how to run it)."""

@@ -46,7 +46,7 @@ def joined(configs: Sequence[PeftConfig], own: Iterable[str]) -> PeftConfig:
         replaces=tuple(replaces),
         train_norms=any(config.train_norms for config in configs),
     )
-    return _placed(config, own)
+    return placed(config, own)
 
 
 def without(module: Module, pattern: str) -> Module:
@@ -57,15 +57,20 @@ def without(module: Module, pattern: str) -> Module:
     module = module._replace(params=rest)
     own, replaced = own_leaves(module)
     config = dataclasses.replace(
-        _placed(module.config, own),
+        placed(module.config, own),
         replaces=tuple(map(re.escape, replaced)),
         train_norms=False,
     )
     return module._replace(config=config)
 
 
-def _placed(config: PeftConfig, own: Iterable[str]) -> PeftConfig:
-    """Targets by name, for the kinds whose places may differ between modules."""
+def placed(config: PeftConfig, own: Iterable[str]) -> PeftConfig:
+    """Targets by name, of the kinds whose places may be any: lora and ia3.
+
+    Args:
+      config: of a module.
+      own: names of its own leaves.
+    """
     own = list(own)
     if config.kind not in ("lora", "ia3") or not own:
         return config

@@ -159,3 +159,44 @@ def test_wrong_input_is_told_without_a_traceback(command, folders, tmp_path):
         assert (code, said in error) == (expected, True), (arguments, error)
         assert "Traceback" not in error
     assert not out.exists()
+
+
+def test_port_copies_between_hosts_of_one_shape(command, place, folders, tmp_path):
+    other = write_model(tmp_path / "other", seed=5, tokenizer=False)
+    port = ("peft", "port", folders / "first", "--origin", place / "encoder")
+    out = tmp_path / "ported"
+    code, said, error = command(*port, "--receiver", other, "--out", out, "--json")
+    assert code == 0, error
+    assert json.loads(said)["method"] == "copy"
+    checkpoint = hf.load(other)
+    ported = load_module(out, host=host_of(checkpoint), strict_host=True)
+    first = trees.flatten(load_module(folders / "first").params)
+    for name, leaf in trees.flatten(ported.params).items():
+        np.testing.assert_array_equal(leaf, first[name])
+    # A control keeps each tensor's entries, in another order.
+    control = ("--control", "permuted", "--out", tmp_path / "control")
+    code, _, error = command(*port, "--receiver", other, *control)
+    assert code == 0, error
+    for name, leaf in trees.flatten(load_module(tmp_path / "control").params).items():
+        np.testing.assert_array_equal(np.sort(leaf, None), np.sort(first[name], None))
+        assert not np.array_equal(leaf, first[name])
+    # From weights alone: the module fits the receiver.
+    way = ("--method", "subspace", "--set", "rank=4", "--out", tmp_path / "subspace")
+    code, _, error = command(*port, "--receiver", other, *way)
+    assert code == 0, error
+    load_module(tmp_path / "subspace", host=host_of(checkpoint), strict_host=True)
+
+
+def test_ports_that_cannot_be_are_told(command, place, folders, tmp_path):
+    port = ("peft", "port", folders / "first", "--out", tmp_path / "out")
+    hosts = ("--origin", place / "encoder", "--receiver", place / "encoder")
+    for arguments, said in (
+        ((), "--origin: none given"),
+        ((*hosts, "--method", "no"), "not one of copy, skip"),
+        ((*hosts, "--method", "ridge"), "fusion-jax portability measures that"),
+        ((*hosts, "--control", "no"), "not one of gaussian"),
+    ):
+        code, _, error = command(*port, *arguments)
+        assert code == 2 and said in error, error
+    code, said, _ = command("peft", "port", "--methods", "--json")
+    assert code == 0 and json.loads(said)["copy"]["needs"] == "shapes"
