@@ -58,7 +58,7 @@ def test_a_module_is_trained_by_one_option(command, place, tmp_path):
     )
     assert code == 0, error
     assert str(tmp_path / "run" / "module") in out
-    assert "no model: a prompt module cannot be merged" in out
+    assert "no model: prompt modules cannot be merged" in out
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["module"]["kind"] == "prompt"
 
