@@ -1,5 +1,6 @@
 """Modules that torch peft loads from us, and we from torch peft, say the same."""
 
+import functools
 import warnings
 
 import jax
@@ -34,12 +35,26 @@ OURS = {
     ),
     "dora": dict(rank=4, alpha=6.0, use_dora=True),
     "ia3": dict(kind="ia3"),
+    "norms": dict(rank=4, train_norms=True),
+    "lora_only": dict(
+        rank=4, replaces=(r"encoder/layer_\d+/attention/(query|value|qkv)/bias",)
+    ),
+    "all_biases": dict(rank=4, replaces=(r"encoder/layer_1/.*/bias",)),
     "prompt": dict(kind="prompt", length=LENGTH),
     "prefix": dict(kind="prefix", length=LENGTH, shift_positions=True),
 }
 ALSO_TABLE = {"bert": ("query", "word"), "gpt2": ("qkv", "word")}
+# torch peft has defaults for the other families alone.
+DISTILBERT_IA3 = dict(
+    target_modules=["k_lin", "v_lin", "ffn.lin2"], feedforward_modules=["ffn.lin2"]
+)
 THEIRS = {
-    "lora": lambda family: peft.LoraConfig(task_type="SEQ_CLS", r=4, lora_alpha=6),
+    "lora": lambda family: peft.LoraConfig(
+        task_type="SEQ_CLS",
+        r=4,
+        lora_alpha=6,
+        target_modules=["q_lin", "v_lin"] if family == "distilbert" else None,
+    ),
     "rslora": lambda family: peft.LoraConfig(
         task_type="SEQ_CLS",
         r=4,
@@ -67,7 +82,10 @@ THEIRS = {
     ),
     "all_biases": lambda family: peft.LoraConfig(task_type="SEQ_CLS", r=4, bias="all"),
     "bare": lambda family: peft.LoraConfig(r=4),
-    "ia3": lambda family: peft.IA3Config(task_type="SEQ_CLS"),
+    "ia3": lambda family: peft.IA3Config(
+        task_type="SEQ_CLS",
+        **(DISTILBERT_IA3 if family == "distilbert" else {}),
+    ),
     "prompt": lambda family: peft.PromptTuningConfig(
         task_type="SEQ_CLS", num_virtual_tokens=LENGTH
     ),
@@ -75,7 +93,16 @@ THEIRS = {
         task_type="SEQ_CLS", num_virtual_tokens=LENGTH
     ),
 }
-NO_PLACE = "GPT-2 computes query, key and value in one product: no place for a prefix"
+# GPT-2 computes query, key and value in one product: it has no place for a prefix.
+WITHOUT = [("gpt2", "prefix")]
+FEW = ("lora", "ia3")
+
+
+def cases(kinds):
+    """(family, kind): all of BERT and GPT-2, and a few where only names differ."""
+    pairs = [(family, kind) for family in ("bert", "gpt2") for kind in sorted(kinds)]
+    pairs += [(family, kind) for family in ("roberta", "distilbert") for kind in FEW]
+    return [pair for pair in pairs if pair not in WITHOUT]
 
 
 @pytest.fixture(autouse=True)
@@ -85,20 +112,30 @@ def exact_products():
         yield
 
 
-@pytest.fixture(scope="module", params=["bert", "gpt2"])
-def place(request, tmp_path_factory):
-    """(family, folder of a host with drawn weights)."""
-    family = request.param
+@pytest.fixture(scope="module")
+def host_folder(tmp_path_factory):
+    """`(family) -> folder` of a host with drawn weights."""
+    return functools.cache(lambda family: write_host(tmp_path_factory, family))
+
+
+def write_host(tmp_path_factory, family):
     folder = tmp_path_factory.mktemp("hosts") / family
     common = dict(vocab_size=60, num_labels=3, pad_token_id=0)
-    if family == "bert":
-        config = transformers.BertConfig(
+    if family in ("bert", "roberta"):
+        make = {"bert": transformers.BertConfig, "roberta": transformers.RobertaConfig}
+        config = make[family](
             hidden_size=32,
             num_hidden_layers=2,
             num_attention_heads=4,
             intermediate_size=48,
             max_position_embeddings=40,
+            type_vocab_size=2 if family == "bert" else 1,
             **common,
+        )
+    elif family == "distilbert":
+        sizes = dict(dim=32, n_layers=2, n_heads=4, hidden_dim=48)
+        config = transformers.DistilBertConfig(
+            **sizes, **common, max_position_embeddings=40
         )
     else:
         sizes = dict(n_embd=32, n_layer=2, n_head=4, n_inner=48, n_positions=40)
@@ -106,7 +143,7 @@ def place(request, tmp_path_factory):
         config = transformers.GPT2Config(**sizes, **common, **ends)
     model = transformers.AutoModelForSequenceClassification.from_config(config)
     disturb(model).save_pretrained(folder)
-    return family, folder
+    return folder
 
 
 def disturb(model, size=0.1):
@@ -176,7 +213,8 @@ def our_logits(host, module):
 
 def drawn_module(host, seed=0, **options):
     """A module of ours with a head of its own, all leaves drawn."""
-    config = PeftConfig(replaces=(HEAD,), **options)
+    replaces = (HEAD, *options.pop("replaces", ()))
+    config = PeftConfig(replaces=replaces, **options)
     made = init_module(config, host.params, jax.random.key(0))
     random = np.random.default_rng(seed)
     leaves = {
@@ -191,11 +229,11 @@ def assert_equal(ours, theirs, host_logits):
     np.testing.assert_allclose(ours, theirs, atol=TOLERANCE * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("kind", sorted(THEIRS))
-def test_a_directory_of_torch_peft_is_read_with_equal_logits(place, tmp_path, kind):
-    family, folder = place
-    if (family, kind) == ("gpt2", "prefix"):
-        pytest.skip(NO_PLACE)
+@pytest.mark.parametrize(("family", "kind"), cases(THEIRS))
+def test_a_directory_of_torch_peft_is_read_with_equal_logits(
+    host_folder, tmp_path, family, kind
+):
+    folder = host_folder(family)
     model = peft.get_peft_model(torch_host(folder), THEIRS[kind](family))
     disturb(model, size=0.2)
     model.save_pretrained(tmp_path / "theirs")
@@ -209,13 +247,11 @@ def test_a_directory_of_torch_peft_is_read_with_equal_logits(place, tmp_path, ki
     assert_equal(our_logits(host, module), theirs, without)
 
 
-@pytest.mark.parametrize("kind", [*sorted(OURS), "table"])
-def test_torch_peft_reads_ours_with_equal_logits(place, tmp_path, kind):
-    family, folder = place
-    if (family, kind) == ("gpt2", "prefix"):
-        pytest.skip(NO_PLACE)
+@pytest.mark.parametrize(("family", "kind"), cases([*OURS, "table"]))
+def test_torch_peft_reads_ours_with_equal_logits(host_folder, tmp_path, family, kind):
+    folder = host_folder(family)
     host = hf.load(folder)
-    options = OURS.get(kind) or dict(rank=3, targets=ALSO_TABLE[family])
+    options = dict(OURS.get(kind) or dict(rank=3, targets=ALSO_TABLE[family]))
     module = drawn_module(host, **options)
     write_peft(tmp_path / "ours", module)
     with warnings.catch_warnings():
@@ -231,10 +267,11 @@ def test_torch_peft_reads_ours_with_equal_logits(place, tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["cat", "svd", "linear", "rescaled"])
 @pytest.mark.parametrize("weights", [(0.7, 0.4), (1.0, -1.0)])
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_merges_are_those_of_torch_peft_where_it_is_right(
-    place, tmp_path, kind, weights
+    host_folder, tmp_path, family, kind, weights
 ):
-    family, folder = place
+    folder = host_folder(family)
     # rsLoRA is scaled twice by its merges in this version (peft issue 3761).
     rescaled = kind == "rescaled"
     names = ("a", "b")

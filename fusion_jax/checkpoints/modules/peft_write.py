@@ -94,6 +94,15 @@ def _content(
     kind = module.config.kind
     if kind not in KINDS:
         return {}, {}, [f"peft has no {kind}, only {', '.join(KINDS)}"]
+    if module.config.init == "pissa":
+        return (
+            {},
+            {},
+            [
+                "PiSSA changed its host at the start: make it a plain low-rank update of "
+                "the original host first (peft.portable)"
+            ],
+        )
     if family not in (GENERIC, *TABLES):
         return {}, {}, [f"family {family!r} is not one of {', '.join(TABLES)}"]
     if family == GENERIC and any(

@@ -16,7 +16,7 @@ from fusion_jax.checkpoints.modules import (
     save_module,
 )
 from fusion_jax.checkpoints.tensors import CheckpointError
-from fusion_jax.peft import attach, with_module
+from fusion_jax.peft import PeftConfig, attach, with_module
 from fusion_jax.peft.portable import flat_prefix
 from tests.checkpoints.modules.files import (
     assert_same_leaves,
@@ -150,13 +150,15 @@ def test_files_of_adapterhub(tmp_path):
         ("peft", "houlsby", "peft has no adapter"),
         ("peft", "prefix", "trained with shift_positions"),
         ("peft", "bitfit", "peft has no bitfit"),
+        ("peft", "pissa", "PiSSA changed its host"),
         ("adapterhub", "lora", "for adapters, not lora"),
         ("adapterhub", "compacter", "for adapters, not compacter"),
     ],
 )
 def test_a_form_refuses_what_it_cannot_hold(tmp_path, form, name, said):
+    configs = CONFIGS | {"pissa": PeftConfig(rank=2, init="pissa")}
     with pytest.raises(CheckpointError, match=said):
-        save_module(tmp_path / "out", module(CONFIGS[name]), form=form)
+        save_module(tmp_path / "out", module(configs[name]), form=form)
     assert not (tmp_path / "out").exists()
 
 
