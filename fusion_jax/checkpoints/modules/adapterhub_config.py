@@ -33,6 +33,7 @@ _HARMLESS = (
     "adapter_residual_before_ln",  # counts with a norm of its own alone
     "dropout",
     "init_weights",
+    "init_weights_seed",
     "inv_adapter_reduction_factor",
     "stochastic_depth",
 )

@@ -99,8 +99,8 @@ def _content(
             {},
             {},
             [
-                "PiSSA changed its host at the start: make it a plain low-rank update of "
-                "the original host first (peft.portable)"
+                "PiSSA changed its host at the start: make it a plain low-rank update "
+                "of the original host first (peft.portable)"
             ],
         )
     if family not in (GENERIC, *TABLES):
