@@ -29,14 +29,17 @@ def get_config(argument=None):
     config.made.three = {"base": "minilm", "layers": (0, 1, 2), "tasks": ("topic",)}
     config.pairs = ("two:other", "other:two", "three:two")
     config.data.reader = "synthetic"
-    config.data.update({"train": 400, "dev": 96, "test": 300})
+    config.data.update({"train": 240, "dev": 64, "test": 200})
     config.tasks = ("emotion",)
     config.seeds = options["seeds"]
     config.steps = (0, 10, 30)
-    config.max_length = 48
-    config.make_shots = 200
+    config.max_length = 32
+    config.make_shots = 160
     config.make.epochs = 1
-    config.fit.epochs = 3
+    config.fit.epochs = 4
+    # One shape of batches: less to compile.
+    for stage in (config.make, config.fit, config.receive):
+        stage.buckets = (32,)
     if options["smoke"]:
         shrink_study(config)
     return config

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,12 @@ from fusion_jax.config import Config
 from fusion_jax.processes import agreed, write_once
 from fusion_jax.reports.html import write_report
 from fusion_jax.systems.portability_check import check_options, check_study
-from fusion_jax.systems.portability_grid import Cell, cells_of, origins_of
-from fusion_jax.systems.portability_origins import origin_modules, origin_scores
+from fusion_jax.systems.portability_grid import Cell, Origin, cells_of, origins_of
+from fusion_jax.systems.portability_origins import (
+    Trained,
+    origin_modules,
+    origin_scores,
+)
 from fusion_jax.systems.portability_outcome import study_results
 from fusion_jax.systems.portability_receivers import cell_file, run_cell
 from fusion_jax.systems.portability_setting import Setting, make_setting
@@ -64,29 +68,16 @@ def run(
         setting = make_setting(config, folder)
         check_study(setting)
         cells = cells_of(config, tuple(setting.receivers))
-    with timed(seconds, "origins"):
-        trained = origin_modules(setting, origins_of(cells))
-        homes = origin_scores(setting, trained)
-    with timed(seconds, "receivers"):
-        files = []
-        for number, cell in enumerate(cells):
-            file = cell_file(setting, cell, trained)
-            files.append(file)
-            if agreed(file.is_file):
-                continue
-            begun = time.perf_counter()
-            write_once(
-                str(file),
-                lambda c=cell, f=file: run_cell(setting, c, trained, f),
-            )
-            logger.info(
-                "cell %d of %d, %s: %d runs in %.1f s",
-                number + 1,
-                len(cells),
-                cell.name,
-                len(cell.lanes) * len(config.steps),
-                time.perf_counter() - begun,
-            )
+    files: list[Path] = []
+    homes: list[dict[str, Any]] = []
+    # A technique is finished before the next begins: what is there can be looked at.
+    for technique in config.techniques:
+        mine = [cell for cell in cells if cell.technique == technique]
+        with timed(seconds, f"{technique}: origins"):
+            trained = origin_modules(setting, origins_of(mine))
+            homes += origin_scores(setting, trained)
+        with timed(seconds, f"{technique}: receivers"):
+            files += _run_cells(setting, mine, trained)
     rows, draws = read_cells(files)
     results = study_results(plain, rows, draws, homes, _facts(setting, cells, seconds))
 
@@ -96,6 +87,33 @@ def run(
 
     write_once(str(folder), write)
     return Result(results, folder, None)
+
+
+def _run_cells(
+    setting: Setting, cells: Sequence[Cell], trained: Mapping[Origin, Trained]
+) -> list[Path]:
+    """Runs the cells that are not there yet; the files of all."""
+    files = []
+    for number, cell in enumerate(cells):
+        file = cell_file(setting, cell, trained)
+        files.append(file)
+        if agreed(file.is_file):
+            continue
+        begun = time.perf_counter()
+
+        def write(cell: Cell = cell, file: Path = file) -> None:
+            run_cell(setting, cell, trained, file)
+
+        write_once(str(file), write)
+        logger.info(
+            "cell %d of %d, %s: %d runs in %.1f s",
+            number + 1,
+            len(cells),
+            cell.name,
+            len(cell.lanes) * len(setting.config.steps),
+            time.perf_counter() - begun,
+        )
+    return files
 
 
 def read_cells(files: Sequence[Path]) -> tuple[list[dict[str, Any]], np.ndarray]:

@@ -79,11 +79,11 @@ def seeds_of(config: Config) -> range:
 
 
 def cells_of(config: Config, tasks: Sequence[str]) -> list[Cell]:
-    """All cells; a seed is finished before the next begins."""
+    """All cells; of a technique, a seed after another."""
     pairs, combinations = pairs_of(config), combinations_of(config, tasks)
     cells = []
-    for seed in seeds_of(config):
-        for technique in config.techniques:
+    for technique in config.techniques:
+        for seed in seeds_of(config):
             for host in dict.fromkeys(receiver for _, receiver in pairs):
                 for task in dict.fromkeys(receiver for _, receiver in combinations):
                     lanes = tuple(

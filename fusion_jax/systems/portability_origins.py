@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -76,7 +76,7 @@ def module_key(seed: int, *names: str) -> Key:
 
 def origin_scores(
     setting: Setting, trained: Mapping[Origin, Trained]
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """What each module does at home: the record of results.json."""
     records = []
     for origin, (module, _) in trained.items():

@@ -90,7 +90,7 @@ def run_cell(
                 [problem.encoded["test"]] * width,
                 metrics=problem.metrics,
                 num_labels=problem.width,
-                buckets=bucket_lengths(problem.max_length),
+                buckets=fit.buckets or bucket_lengths(problem.max_length),
                 mesh=mesh,
             ),
             fit,
