@@ -22,6 +22,7 @@ from fusion_jax.processes import agreed, write_once
 from fusion_jax.reports.html import write_report
 from fusion_jax.systems.portability_check import check_options, check_study
 from fusion_jax.systems.portability_grid import Cell, Origin, cells_of, origins_of
+from fusion_jax.systems.portability_lanes import check_ports
 from fusion_jax.systems.portability_origins import (
     Trained,
     origin_modules,
@@ -68,6 +69,7 @@ def run(
         setting = make_setting(config, folder)
         check_study(setting)
         cells = cells_of(config, tuple(setting.receivers))
+        check_ports(setting, cells)
     files: list[Path] = []
     homes: list[dict[str, Any]] = []
     # A technique is finished before the next begins: what is there can be looked at.

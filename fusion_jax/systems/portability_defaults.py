@@ -17,7 +17,7 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
     },
     "prefix": {"peft": {"kind": "prefix", "length": 20}, "learning_rate": 1e-2},
     "compacter": {"peft": {"kind": "compacter"}, "learning_rate": 3e-3},
-    "lora": {"peft": {"kind": "lora", "rank": 8, "alpha": 16}, "learning_rate": 1e-3},
+    "lora": {"peft": {"kind": "lora", "rank": 8, "alpha": 16}, "learning_rate": 5e-3},
 }
 """The four techniques of the paper; its hyperparameters are not known."""
 

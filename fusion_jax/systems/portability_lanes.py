@@ -1,13 +1,13 @@
 """Where the modules of a cell begin: ported, or made as a control of what is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusion_jax import trees
 from fusion_jax.models.config import EncoderConfig
 from fusion_jax.peft.controls import CONTROLS
 from fusion_jax.peft.module import Module, init_module, with_module
-from fusion_jax.peft.port import port
+from fusion_jax.peft.port import Route, port_along, route_between
 from fusion_jax.peft.port_table import PORTS
 from fusion_jax.systems.portability_defaults import INITS
 from fusion_jax.systems.portability_grid import Cell, Lane, Origin
@@ -67,25 +67,59 @@ def ported_module(
       task: the receiver's, whose texts hidden states are measured on.
       trained: the origins' modules.
     """
+    route = route_of(setting, origin.host, receiver, task)
+    return port_along(
+        route, trained[origin].module, magnitude=setting.config.port.magnitude
+    )
+
+
+def route_of(setting: Setting, origin: str, receiver: str, task: str) -> Route:
+    """The way from one host to another, found once.
+
+    Args:
+      setting: of the study.
+      origin: name of the modules' host.
+      receiver: name of the host.
+      task: the receiver's, whose texts hidden states are measured on.
+    """
     options = setting.config.port
     method, depth = way_between(
-        setting.config,
-        setting.hosts[origin.host].config,
-        setting.hosts[receiver].config,
+        setting.config, setting.hosts[origin].config, setting.hosts[receiver].config
     )
-    source, target = setting.host(origin.host), setting.host(receiver)
-    if PORTS[method].needs == "states":
-        source = with_states(setting, origin.host, receiver, task)
-        target = with_states(setting, receiver, origin.host, task)
-    return port(
-        trained[origin].module,
-        source,
-        target,
-        method,
-        depth=depth,
-        magnitude=options.magnitude,
-        **options.options.to_dict(),
+
+    def found() -> Route:
+        source, target = setting.host(origin), setting.host(receiver)
+        if PORTS[method].needs == "states":
+            source = with_states(setting, origin, receiver, task)
+            target = with_states(setting, receiver, origin, task)
+        more = options.options.to_dict()
+        return route_between(source, target, method, depth=depth, **more)
+
+    return setting.once(("route", origin, receiver, task), found)
+
+
+def check_ports(setting: Setting, cells: Sequence[Cell]) -> None:
+    """Raises ValueError with every technique that cannot go from host to host.
+
+    An untrained module of each goes every way, before anything is trained.
+    """
+    ways = dict.fromkeys(
+        (cell.technique, lane.host, cell.host, cell.task)
+        for cell in cells
+        for lane in cell.lanes
     )
+    wrong = []
+    for technique, origin, receiver, task in ways:
+        peft = peft_config(setting.config, technique)
+        try:
+            module = init_module(
+                peft, setting.whole(origin, task, 0), module_key(0, technique)
+            )
+            port_along(route_of(setting, origin, receiver, task), module)
+        except (ValueError, trees.TreeMismatch) as error:
+            wrong.append(f"{technique}, {origin}:{receiver}: {error}")
+    if wrong:
+        raise ValueError("portability:\n" + "\n".join(dict.fromkeys(wrong)))
 
 
 def way_between(

@@ -311,3 +311,12 @@ def test_a_host_ported_to_itself_by_its_hidden_states_gives_the_module_back(
     ((_, (module, _)),) = trained.items()
     for name, leaf in trees.flatten(module.params).items():
         np.testing.assert_array_equal(trees.flatten(start)[name], leaf)
+
+
+def test_a_technique_that_cannot_be_ported_is_told_before_any_training(place):
+    config = make_config(place, pairs=("one:twin",), combinations=("film:film",))
+    config.techniques.ia3 = {"peft": {"kind": "ia3"}, "learning_rate": 1e-2}
+    config.port.method = "subspace"
+    with pytest.raises(ValueError, match=r"ia3, one:twin: .*one factor a dimension"):
+        portability.run(config, place / "unported")
+    assert not (place / "unported" / "modules").exists()
