@@ -1,9 +1,8 @@
 """fusion-jax cold-fusion: contributors evolve one base, simulated on one machine."""
 
 import argparse
-import json
 
-from fusion_jax.cli.runs import add_run_arguments, make_config, names
+from fusion_jax.cli.runs import add_run_arguments, make_config, names, run_and_tell
 
 FIELDS = {
     "tasks": "tasks",
@@ -64,16 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Runs the system and prints its table."""
-    from fusion_jax import runtime
-    from fusion_jax.reports.tables import results_table, to_text
     from fusion_jax.systems import cold_fusion
     from fusion_jax.systems.folders import cold_on_folders
 
-    config = make_config(options, cold_on_folders, FIELDS)
-    runtime.initialize()
-    result = cold_fusion.run(config, options.workdir, overwrite=options.overwrite)
-    if options.json:
-        print(json.dumps(result.results))
-        return
-    print(to_text(results_table(result.results)))
-    print(f"report: {result.workdir / 'report.html'}")
+    run_and_tell(options, cold_fusion, make_config(options, cold_on_folders, FIELDS))

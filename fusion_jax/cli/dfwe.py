@@ -1,9 +1,8 @@
 """fusion-jax dfwe: DFWE on task folders, or as a config file says."""
 
 import argparse
-import json
 
-from fusion_jax.cli.runs import add_run_arguments, make_config, names
+from fusion_jax.cli.runs import add_run_arguments, make_config, names, run_and_tell
 
 FIELDS = {
     "target": "targets",
@@ -40,22 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Runs the system and prints its table."""
-    from fusion_jax import runtime
-    from fusion_jax.reports.tables import results_table, to_text
     from fusion_jax.systems import dfwe
     from fusion_jax.systems.folders import dfwe_on_folders
 
-    config = make_config(options, dfwe_on_folders, FIELDS)
-    runtime.initialize()
-    result = dfwe.run(config, options.workdir, overwrite=options.overwrite)
-    if options.json:
-        print(json.dumps(result.results))
-        return
-    print(to_text(results_table(result.results)))
-    print(f"report: {result.workdir / 'report.html'}")
-    model = result.workdir / "model"
-    print(
-        f"model:  {model}"
-        if model.is_dir()
-        else f"models: {result.workdir}/<target>/seed_<s>/model"
-    )
+    run_and_tell(options, dfwe, make_config(options, dfwe_on_folders, FIELDS))

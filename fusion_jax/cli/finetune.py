@@ -1,9 +1,8 @@
 """fusion-jax finetune: one encoder, or a module beside it, on one task."""
 
 import argparse
-import json
 
-from fusion_jax.cli.runs import add_run_arguments, make_config
+from fusion_jax.cli.runs import add_run_arguments, make_config, run_and_tell
 
 FIELDS = {
     "epochs": "fit.epochs",
@@ -29,16 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Runs the system and prints its scores."""
-    from fusion_jax import runtime
-    from fusion_jax.cli.tables import finetune_places, finetune_table
+    from fusion_jax.cli.tables import finetune_table
     from fusion_jax.systems import finetune
     from fusion_jax.systems.folders import finetune_on_folder
 
     config = make_config(options, finetune_on_folder, FIELDS)
-    runtime.initialize()
-    result = finetune.run(config, options.workdir, overwrite=options.overwrite)
-    if options.json:
-        print(json.dumps(result.results))
-        return
-    print(finetune_table(result.results))
-    print(finetune_places(result))
+    run_and_tell(options, finetune, config, finetune_table)

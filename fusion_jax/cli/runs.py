@@ -1,9 +1,10 @@
-"""What the commands that run a system share: their options, and the config of them."""
+"""What the commands that run a system share: options, the config of them, the run."""
 
 import argparse
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fusion_jax.cli.printing import run_text, tell
 from fusion_jax.config import Config
 
 COMMON_FIELDS = ("encoder", "seed", "shots", "max_length", "dtype")
@@ -90,3 +91,24 @@ def make_config(
             place[last] = value
     set_fields(config, options.set)
     return config
+
+
+def run_and_tell(
+    options: argparse.Namespace,
+    system: Any,
+    config: Config,
+    table: Callable[[Any], str] | None = None,
+) -> None:
+    """Runs a system on this machine and prints what came out.
+
+    Args:
+      options: of a parser with `add_run_arguments`.
+      system: the module of `fusion_jax.systems`.
+      config: of `make_config`.
+      table: as in `printing.run_text`.
+    """
+    from fusion_jax import runtime
+
+    runtime.initialize()
+    result = system.run(config, options.workdir, overwrite=options.overwrite)
+    tell(options, result.results, run_text(result, table))

@@ -11,7 +11,48 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from fusion_jax.cli.configure import unknown_field
-from fusion_jax.cli.failures import WRONG_USAGE, warning_teller
+from fusion_jax.cli.failures import WRONG_USAGE, explained, warning_teller
+from fusion_jax.cli.printing import run_text
+
+
+def launch_system(
+    system: Any,
+    workdir: str,
+    *,
+    table: Callable[[Any], str] | None = None,
+) -> None:
+    """The whole of a launch script: --config, --workdir, --overwrite, run, print.
+
+    Args:
+      system: the module of `fusion_jax.systems`.
+      workdir: where it leaves everything by default.
+      table: as in `printing.run_text`.
+    """
+    from ml_collections import config_flags
+
+    from fusion_jax import runtime
+
+    given = config_flags.DEFINE_config_file(
+        "config", None, "Config file.", lock_config=True
+    )
+    folder = flags.DEFINE_string("workdir", workdir, "Where everything is left.")
+    overwrite = flags.DEFINE_bool(
+        "overwrite", False, "Replace a run of another config."
+    )
+    seeds = flags.DEFINE_integer("seeds", None, "Short for --config.seeds.")
+
+    def main(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"what is {argv[1]!r}? Options start with --")
+        config = given.value
+        with explained():
+            if seeds.value is not None:
+                config.seeds = seeds.value
+            runtime.initialize()
+            result = system.run(config, folder.value, overwrite=overwrite.value)
+        print(run_text(result, table))
+
+    start(main)
 
 
 def start(main: Callable[[list[str]], Any], *, config_required: bool = True) -> None:

@@ -1,10 +1,9 @@
-"""Scores of one model as text: a row a split, a column a metric; and where it lies."""
+"""Scores of one model as text: a row a split, a column a metric."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from fusion_jax.reports.tables import Table, interval, number, to_text
-from fusion_jax.systems.result import Result
 
 
 def finetune_table(results: Mapping[str, Any]) -> str:
@@ -17,22 +16,6 @@ def finetune_table(results: Mapping[str, Any]) -> str:
     }
     note = "" if "test" in rows else "The task has no test split: dev alone is scored."
     return _table(rows, note)
-
-
-def finetune_places(result: Result) -> str:
-    """Where a fine-tune left its report, its model and its module."""
-    module = result.results["module"]
-    lines = [f"report: {result.workdir / 'report.html'}"]
-    if module is not None:
-        lines.append(f"module: {result.workdir / 'module'}")
-    if module is None or module["merged"]:
-        lines.append(f"model:  {result.workdir / 'model'}")
-    else:
-        lines.append(
-            f"no model: a {module['kind']} module cannot be merged, "
-            f"{module['why_not_merged']}"
-        )
-    return "\n".join(lines)
 
 
 def evaluation_table(record: Mapping[str, Any]) -> str:

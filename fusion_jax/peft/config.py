@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fusion_jax.peft.checks import faults
+
 PLACES = ("houlsby", "pfeiffer", "parallel")
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "swish", "tanh")
 INITS: Mapping[str, tuple[str, ...]] = {
@@ -93,9 +95,13 @@ class PeftConfig:
             given = getattr(self, name)
             pairs = given.items() if isinstance(given, Mapping) else given
             object.__setattr__(self, name, tuple(tuple(pair) for pair in pairs))
-        wrong = [*_choices(self), *_numbers(self), *_patterns(self)]
-        if not wrong:
-            wrong = _together(self)
+        choices = {
+            "kind": tuple(INITS),
+            "init": INITS.get(str(self.kind), ()),
+            "place": PLACES,
+            "activation": ("", *ACTIVATIONS),
+        }
+        wrong = faults(self, choices)
         if wrong:
             raise ValueError("PeftConfig: " + "; ".join(wrong))
 
@@ -134,97 +140,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(one) for one in value]
     return value
-
-
-def _choices(config: PeftConfig) -> list[str]:
-    if config.kind not in INITS:
-        return [f"kind = {config.kind!r}: choose one of {', '.join(INITS)}"]
-    choices = {
-        "init": INITS[config.kind],
-        "place": PLACES,
-        "activation": ("", *ACTIVATIONS),
-    }
-    return [
-        f"{name} = {getattr(config, name)!r}: for {config.kind} choose one of "
-        f"{', '.join(map(repr, allowed))}"
-        for name, allowed in choices.items()
-        if getattr(config, name) not in allowed
-    ]
-
-
-def _numbers(config: PeftConfig) -> list[str]:
-    wrong = []
-    least = {"rank": 1, "phm_dim": 1, "phm_rank": 1}
-    least |= dict.fromkeys(("bottleneck", "length", "mlp_width"), 0)
-    for name, limit in least.items():
-        value = getattr(config, name)
-        if isinstance(value, bool) or value != int(value) or value < limit:
-            wrong.append(f"{name} = {value!r}: a whole number, at least {limit}")
-    if not config.alpha > 0:
-        wrong.append(f"alpha = {config.alpha!r}: above 0")
-    if not 0 <= config.dropout < 1:
-        wrong.append(f"dropout = {config.dropout!r}: in [0, 1)")
-    if config.reduction_factor < 0:
-        wrong.append(f"reduction_factor = {config.reduction_factor!r}: at least 0")
-    wrong += [
-        f"rank_pattern: {pattern!r} has rank {rank!r}: a whole number, at least 1"
-        for pattern, rank in config.rank_pattern
-        if rank != int(rank) or rank < 1
-    ]
-    wrong += [
-        f"alpha_pattern: {pattern!r} has alpha {alpha!r}: above 0"
-        for pattern, alpha in config.alpha_pattern
-        if not alpha > 0
-    ]
-    return wrong
-
-
-def _patterns(config: PeftConfig) -> list[str]:
-    wrong = []
-    lists = {
-        name: getattr(config, name) for name in ("targets", "feedforward", "replaces")
-    }
-    for name in ("rank_pattern", "alpha_pattern"):
-        lists[name] = tuple(pattern for pattern, _ in getattr(config, name))
-    for name, patterns in lists.items():
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                wrong.append(f"{name}: {pattern!r} is no regular expression ({error})")
-    return wrong
-
-
-def _together(config: PeftConfig) -> list[str]:
-    """Options that exclude each other, or that this kind would not read."""
-    own = {
-        "lora": (
-            *("rank", "alpha", "rank_pattern", "alpha_pattern"),
-            *("use_rslora", "use_dora", "dropout"),
-        ),
-        "ia3": ("feedforward",),
-        "adapter": ("place", "reduction_factor", "bottleneck", "activation", "scale"),
-        "compacter": (
-            *("place", "reduction_factor", "bottleneck", "activation", "scale"),
-            *("phm_dim", "phm_rank"),
-        ),
-        "prefix": ("length", "mlp_width"),
-        "prompt": ("length",),
-        "bitfit": (),
-    }
-    every = {name for names in own.values() for name in names}
-    foreign = sorted(every - set(own[config.kind]))
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    wrong = [
-        f"{name} = {getattr(config, name)!r}: {config.kind} does not read it, leave it "
-        f"at {defaults[name]!r}"
-        for name in foreign
-        if getattr(config, name) != defaults[name]
-    ]
-    if config.kind == "compacter" and config.place == "parallel":
-        wrong.append("place = 'parallel': a compacter is houlsby or pfeiffer")
-    if config.use_dora and config.init == "pissa":
-        wrong.append("use_dora with init = 'pissa': choose one of the two")
-    if config.kind == "prompt" and config.targets:
-        wrong.append("targets: a prompt stands before the word table alone")
-    return wrong

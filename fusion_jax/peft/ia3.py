@@ -26,11 +26,8 @@ def init(config: PeftConfig, host: Params, key: Key) -> Params:
       Tree of the module's leaves, float32.
     """
     del key
-    family = None
-    if not (config.targets and config.feedforward):
-        family = FAMILIES[family_of(host)]
-    inner = config.feedforward or (family.feedforward,)  # type: ignore[union-attr]
-    default = None if config.targets else family.ia3  # type: ignore[union-attr]
+    default = None if config.targets else FAMILIES[family_of(host)].ia3
+    inner = config.feedforward or (FAMILIES[family_of(host)].feedforward,)
     leaves = {}
     for path, kernel in chosen(config, host, default).items():
         if any(matches(pattern, path) for pattern in inner):

@@ -131,7 +131,7 @@ def merge_into(host: Params, module: Module) -> Params:
     config = module.config
     kind = KINDS[config.kind]
     if kind.merge is None:
-        raise ValueError(f"a module of kind {config.kind} cannot be merged: {kind.why}")
+        raise ValueError(f"{config.kind} modules cannot be merged, {kind.why}")
     taken, own = partition(module.params, replaced(config) or r"(?!)")
     whole = with_module(host, taken)
     _check_layers(config, whole, own)

@@ -58,8 +58,8 @@ def _of_adapter(config: PeftConfig) -> frozenset[str]:
     return frozenset(("noop_at_init",) if start == "zero_up" else ())
 
 
-_BENT = "its activation makes it no change of the host's weights"
-_LONGER = "it lengthens what the host reads, which no change of its weights does"
+_BENT = "as their activation makes them no change of the host's weights"
+_LONGER = "as they lengthen what the host reads, which no change of its weights does"
 
 KINDS: Mapping[str, Kind] = {
     "lora": Kind(

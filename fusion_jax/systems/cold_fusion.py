@@ -34,6 +34,7 @@ from fusion_jax.systems.cold_tasks import Fold, contributors, folds_of
 from fusion_jax.systems.cold_training import drop_fits, train_contributors
 from fusion_jax.systems.multitask import train_together
 from fusion_jax.systems.result import Result, timed
+from fusion_jax.systems.several import joined
 from fusion_jax.systems.stages import stage_config
 from fusion_jax.systems.workdir import open_workdir
 
@@ -81,16 +82,7 @@ def run(
         for fold in folds:
             part = "" if single else f"{fold.name}/seed_{seed}"
             finished.append(run_fold(setting, fold, part, overwrite=overwrite))
-    if len(finished) == 1:
-        return finished[0]
-    total = many_results([result.results for result in finished], plain)
-
-    def write() -> None:
-        write_report(total, None, folder / "report.html")
-        atomic.write_json(folder / "results.json", total)
-
-    write_once(str(folder), write)
-    return Result(total, folder, None)
+    return joined(finished, folder, plain, many_results)
 
 
 def run_fold(

@@ -14,13 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fusion_jax import atomic
 from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.config import Config
 from fusion_jax.data import Task
 from fusion_jax.data.tokenise import load_tokenizer
 from fusion_jax.processes import agreed, write_once
-from fusion_jax.reports.html import write_report
 from fusion_jax.systems.dataless_artefacts import ANSWER, write_artefacts
 from fusion_jax.systems.dataless_check import (
     check_options,
@@ -52,6 +50,7 @@ from fusion_jax.systems.judge import Judge
 from fusion_jax.systems.outcome import SCHEMA_VERSION, versions
 from fusion_jax.systems.problem import Problem, make_problem
 from fusion_jax.systems.result import Result, timed
+from fusion_jax.systems.several import joined
 from fusion_jax.systems.workdir import open_workdir
 
 logger = logging.getLogger(__name__)
@@ -90,16 +89,7 @@ def run(
         for group in groups:
             place = folder if single else folder / group.name / f"seed_{seed}"
             finished.append(run_group(setting, group, place))
-    if len(finished) == 1:
-        return finished[0]
-    total = many_results([result.results for result in finished], plain)
-
-    def write() -> None:
-        write_report(total, None, folder / "report.html")
-        atomic.write_json(folder / "results.json", total)
-
-    write_once(str(folder), write)
-    return Result(total, folder, None)
+    return joined(finished, folder, plain, many_results)
 
 
 def prepare(config: Config, seed: int, encoder: hf.Checkpoint, folder: Path) -> Setting:

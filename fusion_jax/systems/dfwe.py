@@ -15,13 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusion_jax import atomic
 from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.config import Config
 from fusion_jax.data import Task
 from fusion_jax.data.tokenise import load_tokenizer
 from fusion_jax.processes import agreed, write_once
-from fusion_jax.reports.html import write_report
 from fusion_jax.systems import experts as stages
 from fusion_jax.systems.artefacts import shown, write_artefacts
 from fusion_jax.systems.given import given_experts
@@ -41,6 +39,7 @@ from fusion_jax.systems.multitask import finetune_multitask
 from fusion_jax.systems.outcome import dfwe_results, many_results
 from fusion_jax.systems.problem import Problem, make_problem
 from fusion_jax.systems.result import Result, timed
+from fusion_jax.systems.several import joined
 from fusion_jax.systems.tasks import cut, read_tasks
 from fusion_jax.systems.workdir import open_workdir
 from fusion_jax.training.config import FitConfig
@@ -96,16 +95,7 @@ def run(
         for target in setting.targets:
             place = folder if single else folder / target / f"seed_{setting.seed}"
             finished.append(run_target(setting, target, place))
-    if len(finished) == 1:
-        return finished[0]
-    total = many_results([result.results for result in finished], plain)
-
-    def write() -> None:
-        write_report(total, None, folder / "report.html")
-        atomic.write_json(folder / "results.json", total)
-
-    write_once(str(folder), write)
-    return Result(total, folder, None)
+    return joined(finished, folder, plain, many_results)
 
 
 def settings(config: Config, experts: Path) -> Iterator[Setting]:

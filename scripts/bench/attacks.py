@@ -182,11 +182,11 @@ def screened(
 
     Whoever fails alone is not looked at beside the others: that would say no more.
     """
-    parent, limits = repository.current(), Limits()
-    verdicts = screen_all(repository, parent, [bad], limits).verdicts
+    parent, limits, options = repository.current(), Limits(), FuseOptions()
+    verdicts = screen_all(repository, parent, [bad], limits, options).verdicts
     if verdicts[bad.name].accepted:
         together = [*honest.values(), bad]
-        verdicts = screen_all(repository, parent, together, limits).verdicts
+        verdicts = screen_all(repository, parent, together, limits, options).verdicts
     names = {found.name: name for name, found in honest.items()} | {
         bad.name: "attacker"
     }

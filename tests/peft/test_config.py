@@ -46,6 +46,10 @@ def test_all_faults_of_a_config_are_told_at_once():
         ({"kind": "compacter", "place": "parallel"}, "houlsby or pfeiffer"),
         ({"kind": "prompt", "targets": ("query",)}, "word table alone"),
         ({"kind": "prefix", "length": 1.5}, "length = 1.5: a whole number"),
+        ({"rank": "8"}, "rank = '8': a whole number"),
+        ({"alpha": None, "use_dora": 1}, "alpha = None: a number; use_dora = 1: true"),
+        ({"targets": (3,)}, "targets = (3,): a list of patterns"),
+        ({"rank_pattern": (("query",),)}, "a list of pairs"),
     ],
 )
 def test_what_makes_no_sense_is_named(options, said):

@@ -63,7 +63,7 @@ def test_a_trained_module_changes_the_outputs_and_a_merged_host_computes_the_sam
     ours = logits(attached, with_module(host, module.params))
     assert np.abs(ours - logits(model_of(family), host)).max() > 1e-2
     if "mergeable" not in KINDS[config.kind].promises(config):
-        with pytest.raises(ValueError, match=f"{config.kind} cannot be merged"):
+        with pytest.raises(ValueError, match=f"{config.kind} modules cannot be merged"):
             merge_into(host, module)
         return
     merged = merge_into(host, module)

@@ -1,0 +1,37 @@
+"""A run of several parts, targets or groups or folds times seeds: its one record."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fusion_jax import atomic
+from fusion_jax.processes import write_once
+from fusion_jax.reports.html import write_report
+from fusion_jax.systems.result import Result
+
+
+def joined(
+    parts: Sequence[Result],
+    folder: Path,
+    config: dict[str, Any],
+    many_results: Callable[[Sequence[dict[str, Any]], dict[str, Any]], dict[str, Any]],
+) -> Result:
+    """The only part itself, or a record and a report over all of them.
+
+    Args:
+      parts: finished, each with its results.json in a folder of its own, or, if there
+        is one alone, in `folder`.
+      folder: of the run; results.json is written last.
+      config: plain values.
+      many_results: `(results of the parts, config) -> results`.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    total = many_results([part.results for part in parts], config)
+
+    def write() -> None:
+        write_report(total, None, folder / "report.html")
+        atomic.write_json(folder / "results.json", total)
+
+    write_once(str(folder), write)
+    return Result(total, folder, None)
