@@ -1,13 +1,8 @@
 """Modules of a study that exist already, held against the origin they stand for."""
 
-import warnings
-
-import jax
-
-from fusion_jax import trees
 from fusion_jax.checkpoints.huggingface import hash_params
-from fusion_jax.checkpoints.module_folder import read_module
-from fusion_jax.peft.module import Module, init_module
+from fusion_jax.checkpoints.module_file import load_module
+from fusion_jax.peft.module import Module
 from fusion_jax.systems.portability_grid import Origin
 from fusion_jax.systems.portability_setting import Setting, peft_config
 
@@ -25,38 +20,30 @@ def given_module(setting: Setting, origin: Origin, source: str) -> tuple[Module,
       (the module, hash of its leaves).
 
     Raises:
-      CheckpointError: no module there, a pickle, or leaves that do not fit the origin's
-        host; all are listed.
-      ValueError: it is of another config than the technique, or, with `strict_host`, of
-        another host.
+      FileNotFoundError: there is no such folder.
+      CheckpointError: no module there, a pickle, leaves that do not fit the origin's
+        host (all are listed), or, with `strict_host`, another host.
+      ValueError: it is of another config than the technique.
 
     Warns:
-      UserWarning: it is of another host.
+      OtherHost: it is of another host.
     """
     technique, host, task, seed = origin
     peft = peft_config(setting.config, technique)
-    whole = setting.whole(host, task, seed)
-    wanted = jax.eval_shape(
-        lambda params: init_module(peft, params, jax.random.key(0)).params, whole
+    module = load_module(
+        source,
+        host=setting.whole(host, task, seed),
+        strict_host=setting.config.strict_host,
     )
-    module = read_module(source, trees.flatten(wanted))
+    wanted = peft.to_json()
     differing = [
-        f"{name}: {value!r} there, {peft.to_json()[name]!r} in the study"
+        f"{name}: {value!r} there, {wanted[name]!r} in the study"
         for name, value in module.config.to_json().items()
-        if value != peft.to_json()[name]
+        if value != wanted[name]
     ]
     if differing:
         raise ValueError(
             f"modules: {source} is of another config than technique '{technique}': "
             + "; ".join(differing)
         )
-    known, own = module.host.get("sha256"), setting.hosts[host].sha256
-    if known != own:
-        told = (
-            f"modules: {source} was trained on {module.host.get('name', 'a host')} "
-            f"({str(known)[:12]}), and '{host}' has other weights ({own[:12]})"
-        )
-        if setting.config.strict_host:
-            raise ValueError(f"{told}; take the module's own host")
-        warnings.warn(told, stacklevel=2)
     return module, hash_params(module.params)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from fusion_jax import trees
-from fusion_jax.checkpoints.module_folder import read_module, write_module
+from fusion_jax.checkpoints.module_file import load_module, save_module
 from fusion_jax.data.batches import bucket_lengths
 from fusion_jax.evaluation.bootstrap import interval
 from fusion_jax.peft.attach import attach
@@ -137,14 +137,14 @@ def _trained(setting: Setting, origins: Sequence[Origin]) -> dict[Origin, Traine
             module = Module(peft, params, record)
             _write_once(folders[origin], module)
     return {
-        origin: Trained(read_module(folders[origin]), identities[origin])
+        origin: Trained(load_module(folders[origin]), identities[origin])
         for origin in origins
     }
 
 
 def _write_once(folder: Path, module: Module) -> None:
     def write() -> None:
-        write_module(folder, module)
+        save_module(folder, module)
 
     write_once(str(folder), write)
 

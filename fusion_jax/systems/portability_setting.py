@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fusion_jax.checkpoints import huggingface as hf
+from fusion_jax.checkpoints.module_file import about_host, host_hash
 from fusion_jax.config import Config
 from fusion_jax.data import Task
 from fusion_jax.data.tokenise import load_tokenizer
@@ -71,19 +72,14 @@ class Setting:
 
         def made() -> Host:
             found = self.hosts[name]
-            config = found.config
-            task = next(iter(self.receivers))
+            whole = self.whole(name, next(iter(self.receivers)), 0)
+            # With a pooler, where the checkpoint lacks it: modules are trained on that.
+            about = {**about_host(found, name), "sha256": host_hash(whole)}
             return Host(
-                {"encoder": self.whole(name, task, 0)["encoder"]},
-                config.num_layers,
-                config.num_heads,
-                {
-                    "family": config.family,
-                    "hidden_size": config.hidden_size,
-                    "num_layers": config.num_layers,
-                    "sha256": found.sha256,
-                    "name": name,
-                },
+                {"encoder": whole["encoder"]},
+                found.config.num_layers,
+                found.config.num_heads,
+                about,
             )
 
         return self.once(("host", name), made)

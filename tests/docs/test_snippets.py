@@ -24,7 +24,11 @@ from fusion_jax.data import load_task, write_task
 from fusion_jax.data.synthetic import generate
 from fusion_jax.models import build_model
 from fusion_jax.systems.cold_defaults import cold_config
-from fusion_jax.systems.defaults import dataless_config, dfwe_config
+from fusion_jax.systems.defaults import (
+    dataless_config,
+    dfwe_config,
+    finetune_config,
+)
 from fusion_jax.training.config import FitConfig
 from tests.small_models import write_model
 
@@ -179,7 +183,10 @@ def test_configs_and_fields_that_a_page_names_exist(page):
         assert read_config(str(ROOT / config)).system, config
     known = {
         name
-        for config in (dfwe_config(), dataless_config(), cold_config())
+        for config in (
+            *(dfwe_config(), dataless_config()),
+            *(cold_config(), finetune_config()),
+        )
         for name in field_names(config)
     }
     # `fusion-jax repository contribute --set` takes those of a fit by themselves.
@@ -218,7 +225,9 @@ def test_commands_that_a_page_shows_are_understood(page):
             if options.command == "merge":
                 merge._check_usage(options)
                 continue
-            set_fields(dfwe_config(), getattr(options, "set", []))
+            alone = options.command == "finetune"
+            config = finetune_config() if alone else dfwe_config()
+            set_fields(config, getattr(options, "set", []))
         elif words[0] in ("python", "bash") and "/" in words[1]:
             assert (ROOT / words[1]).is_file(), " ".join(words)
         elif words[:2] == ["python", "-m"]:
