@@ -15,7 +15,7 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
         "peft": {"kind": "adapter", "place": "houlsby", "reduction_factor": 16},
         "learning_rate": 2e-3,
     },
-    "prefix": {"peft": {"kind": "prefix", "length": 20}, "learning_rate": 1e-2},
+    "prefix": {"peft": {"kind": "prefix", "length": 20}, "learning_rate": 3e-2},
     "compacter": {"peft": {"kind": "compacter"}, "learning_rate": 5e-3},
     "lora": {"peft": {"kind": "lora", "rank": 8, "alpha": 16}, "learning_rate": 5e-3},
 }
