@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "dfwe": "interpolate experts of several source tasks for a target task",
     "cold-fusion": "evolve a shared base by contributors' fine-tunes, simulated",
     "dataless-fusion": "merge owners' models without their data, and test the result",
+    "portability": "train modules on one model, port them to others, and test them",
     "repository": "evolve one base model with a group, on plain storage",
     "finetune": "fine-tune an encoder on one task",
     "evaluate": "score any model directory on a task folder",

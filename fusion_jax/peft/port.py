@@ -1,7 +1,7 @@
 """Moves a module from one pretrained model to another."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +22,24 @@ MAGNITUDES = ("relative", "absolute")
 
 # (suffix of the left factor, of the right one): what is averaged as a product.
 _PRODUCTS = (("/lora/a", "/lora/b"), ("/left", "/right"))
+
+
+class Route(NamedTuple):
+    """The way from one host to another.
+
+    Attributes:
+      source: the modules' host.
+      target: the receiver.
+      method: of `PORTS`.
+      taken: for each layer of the receiver the origin's layers that it takes.
+      maps: between widths.
+    """
+
+    source: Host
+    target: Host
+    method: str
+    taken: Sequence[tuple[int, ...]]
+    maps: Maps
 
 
 def port(
@@ -64,6 +82,30 @@ def port(
 
     Reference: Sabry and Belz 2024, arXiv 2401.14228, for equal shapes.
     """
+    route = route_between(source, target, method, depth=depth, **options)
+    return port_along(route, module, magnitude=magnitude)
+
+
+def route_between(
+    source: Host,
+    target: Host,
+    method: str = "copy",
+    *,
+    depth: str = "skip",
+    **options: Any,
+) -> Route:
+    """How modules go from one host to another; found once, it serves many.
+
+    Args:
+      source: the modules' host.
+      target: the receiver.
+      method: of `PORTS`.
+      depth: of `DEPTHS`, for methods that leave it open.
+      options: of the method.
+
+    Raises:
+      ValueError: an unknown method or option.
+    """
     way = port_named(method)
     unknown = sorted(options.keys() - way.options.keys())
     if unknown:
@@ -71,29 +113,38 @@ def port(
             f"port: '{method}' takes no {', '.join(unknown)}; it takes "
             f"{', '.join(way.options) or 'no options'}"
         )
-    for name, value, choices in (
-        ("depth", depth, DEPTHS),
-        ("magnitude", magnitude, MAGNITUDES),
-    ):
-        if value not in choices:
-            raise ValueError(
-                f"port: {name} '{value}' is not one of {', '.join(choices)}"
-            )
-    check_module(module)
+    if depth not in DEPTHS:
+        raise ValueError(f"port: depth '{depth}' is not one of {', '.join(DEPTHS)}")
     rule = depth if way.depth == "any" else way.depth
     if rule == "equal":
         taken = [(j,) for j in range(target.num_layers)]
     else:
         taken = layers_taken(source.num_layers, target.num_layers, rule)
-    leaves = trees.flatten(module.params)
-    plan = _plan(leaves, taken)
-    if way.maps is None:
-        check_fits(leaves, plan, source, target, equal_layers=rule == "equal")
-        maps = _unmoved(source, target)
-    else:
-        check_fits(leaves, plan, source, target, fixed_only=True)
+    maps = _unmoved(source, target)
+    if way.maps is not None:
         maps = way.maps(source, target, taken, **options)
-    carry = Carry(leaves, source, target, maps, magnitude, method == "copy")
+    return Route(source, target, method, taken, maps)
+
+
+def port_along(route: Route, module: Module, *, magnitude: str = "relative") -> Module:
+    """As `port`, on a route that was found before."""
+    if magnitude not in MAGNITUDES:
+        raise ValueError(
+            f"port: magnitude '{magnitude}' is not one of {', '.join(MAGNITUDES)}"
+        )
+    check_module(module)
+    way, source, target = port_named(route.method), route.source, route.target
+    leaves = trees.flatten(module.params)
+    plan = _plan(leaves, route.taken)
+    check_fits(
+        leaves,
+        plan,
+        source,
+        target,
+        equal_layers=way.depth == "equal",
+        fixed_only=way.maps is not None,
+    )
+    carry = Carry(leaves, source, target, route.maps, magnitude, route.method == "copy")
     ported = _all_carried(carry, plan, module.config)
     params = {
         name: jnp.asarray(value, leaves[plan[name][0]].dtype)
