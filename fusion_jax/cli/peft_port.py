@@ -36,6 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an option of the method",
     )
     parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="task folder whose training text both hosts read: correlation, ridge",
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=4096, help="of that text, about how many"
+    )
+    parser.add_argument(
+        "--max-length", type=int, default=64, help="tokens of an input of that text"
+    )
+    parser.add_argument(
         "--control", help="draw the result's entries anew: gaussian, permuted, ..."
     )
     parser.add_argument("--seed", type=int, default=0, help="of --control")
@@ -76,10 +87,11 @@ def run(options: argparse.Namespace) -> None:
         strict_host=options.strict_host,
         family=options.family,
     )
+    source, target = _hosts(options, origin, receiver)
     ported = port(
         module,
-        _host(origin),
-        _host(receiver),
+        source,
+        target,
         options.method,
         depth=options.depth,
         magnitude=options.magnitude,
@@ -104,13 +116,57 @@ def run(options: argparse.Namespace) -> None:
     tell(options, record, f"{said}\nmodule: {options.out}")
 
 
-def _host(checkpoint: Any) -> Any:
+def _hosts(options: argparse.Namespace, *checkpoints: Any) -> list[Any]:
+    """Both hosts; with what they say of the same tokens where --data is given."""
     from fusion_jax.checkpoints.modules import host_of
     from fusion_jax.peft.port_host import Host
 
-    config = checkpoint.config
-    about = host_of(checkpoint).about
-    return Host(checkpoint.params, config.num_layers, config.num_heads, about)
+    hosts = [
+        Host(
+            one.params, one.config.num_layers, one.config.num_heads, host_of(one).about
+        )
+        for one in checkpoints
+    ]
+    if not options.data:
+        return hosts
+    import jax
+    import numpy as np
+
+    from fusion_jax.checkpoints import huggingface
+    from fusion_jax.data import load_task
+    from fusion_jax.data.tokenise import load_tokenizer
+    from fusion_jax.systems.portability_states import states_of
+    from fusion_jax.systems.problem import make_problem
+
+    task = load_task(options.data)
+    problems = [
+        make_problem(
+            task,
+            one,
+            load_tokenizer(one.path),
+            max_length=options.max_length,
+            splits=("train",),
+        )
+        for one in checkpoints
+    ]
+    ids = [one.encoded["train"].columns["input_ids"] for one in problems]
+    if not all(map(np.array_equal, *ids)):
+        raise ValueError(
+            "--data: the hosts make other tokens of one text, so that what they say of "
+            "them cannot be compared; take --method subspace, or hosts of one tokenizer"
+        )
+    key = jax.random.key(0)  # of heads, which no state sees
+    return [
+        host._replace(
+            states=states_of(
+                problem,
+                one,
+                huggingface.attach_encoder(problem.model, one.params, key),
+                options.tokens,
+            )
+        )
+        for host, one, problem in zip(hosts, checkpoints, problems, strict=True)
+    ]
 
 
 def _check_usage(options: argparse.Namespace) -> None:
@@ -129,10 +185,10 @@ def _check_usage(options: argparse.Namespace) -> None:
     ]
     if options.method not in PORTS:
         faults.append(f"--method {options.method}: not one of {', '.join(PORTS)}")
-    elif PORTS[options.method].needs == "states":
+    elif PORTS[options.method].needs == "states" and not options.data:
         faults.append(
             f"--method {options.method} compares what both hosts say of the same "
-            "tokens: fusion-jax portability measures that on a task"
+            "tokens: give --data, a task folder"
         )
     if options.control and options.control not in CONTROLS:
         faults.append(f"--control {options.control}: not one of {', '.join(CONTROLS)}")

@@ -187,13 +187,27 @@ def test_port_copies_between_hosts_of_one_shape(command, place, folders, tmp_pat
     load_module(tmp_path / "subspace", host=host_of(checkpoint), strict_host=True)
 
 
+def test_port_by_what_hosts_say_of_one_text(command, place, folders, tmp_path):
+    # A host is most like itself: the assignment is the identity.
+    hosts = ("--origin", place / "encoder", "--receiver", place / "encoder")
+    way = ("--method", "correlation", "--data", place / "opinion")
+    code, _, error = command(
+        *("peft", "port", folders / "first", *hosts, *way, "--max-length", "16"),
+        *("--out", tmp_path / "out"),
+    )
+    assert code == 0, error
+    first = trees.flatten(load_module(folders / "first").params)
+    for name, leaf in trees.flatten(load_module(tmp_path / "out").params).items():
+        np.testing.assert_allclose(leaf, first[name], atol=1e-6)
+
+
 def test_ports_that_cannot_be_are_told(command, place, folders, tmp_path):
     port = ("peft", "port", folders / "first", "--out", tmp_path / "out")
     hosts = ("--origin", place / "encoder", "--receiver", place / "encoder")
     for arguments, said in (
         ((), "--origin: none given"),
         ((*hosts, "--method", "no"), "not one of copy, skip"),
-        ((*hosts, "--method", "ridge"), "fusion-jax portability measures that"),
+        ((*hosts, "--method", "ridge"), "give --data, a task folder"),
         ((*hosts, "--control", "no"), "not one of gaussian"),
     ):
         code, _, error = command(*port, *arguments)
