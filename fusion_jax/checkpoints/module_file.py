@@ -44,8 +44,8 @@ def about_host(checkpoint: Checkpoint, name: str = "") -> dict[str, Any]:
       name: what it is called.
 
     Returns:
-      'name', 'family', 'hidden_size', 'num_layers', and 'sha256' of the encoder's
-      leaves: a head is not part of the host.
+      'name', 'family', 'hidden_size', 'num_layers', 'num_heads', and 'sha256' of the
+      encoder's leaves: a head is not part of the host.
     """
     config = checkpoint.config
     return {
@@ -53,6 +53,7 @@ def about_host(checkpoint: Checkpoint, name: str = "") -> dict[str, Any]:
         "family": config.family,
         "hidden_size": config.hidden_size,
         "num_layers": config.num_layers,
+        "num_heads": config.num_heads,
         "sha256": host_hash(checkpoint.params),
     }
 

@@ -18,11 +18,13 @@ COMMANDS: dict[str, str] = {
     "dfwe": "interpolate experts of several source tasks for a target task",
     "cold-fusion": "evolve a shared base by contributors' fine-tunes, simulated",
     "dataless-fusion": "merge owners' models without their data, and test the result",
+    "portability": "train modules on one model, port them to others, and test them",
     "repository": "evolve one base model with a group, on plain storage",
     "finetune": "fine-tune an encoder on one task",
     "evaluate": "score any model directory on a task folder",
     "predict": "print what a model says of texts",
     "statistics": "sum up a model's layer inputs or Fisher on data, for a merge",
+    "peft": "read, write, merge and port modules such as LoRA",
     "inspect": "compare models layer by layer before they are merged",
 }
 """Name -> one line. The module `fusion_jax.cli.NAME` ('_' for '-') has

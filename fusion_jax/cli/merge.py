@@ -109,7 +109,7 @@ def _merge(options: argparse.Namespace, *, orbax: bool = False) -> None:
     else:
         from fusion_jax.checkpoints.direct_plan import direct_plan, flax_layout
 
-        settings = dict(_setting(text) for text in options.set)
+        settings = dict(setting(text) for text in options.set)
         if orbax:
             # Kernels of a Flax tree are [in, out].
             settings |= (
@@ -212,7 +212,8 @@ def _check_usage(options: argparse.Namespace) -> None:
         raise WrongUsage("\n".join(faults))
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
+    """NAME=VALUE as a name and a number, a word, a flag, or several by commas."""
     name, sign, value = text.partition("=")
     if not sign or not name:
         raise WrongUsage(f"--set {text}: write NAME=VALUE")

@@ -15,13 +15,16 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part for part in text.split("+") if part)
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, system: str, data: str) -> None:
+def add_run_arguments(
+    parser: argparse.ArgumentParser, system: str, data: str, *, encoder: bool = True
+) -> None:
     """The options of every run: data or a config, the work folder, fields.
 
     Args:
       parser: of the command.
       system: its name.
       data: what --data is for it.
+      encoder: whether it has one encoder.
     """
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", metavar="DIR", help=data)
@@ -46,7 +49,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, system: str, data: str) -
         metavar="FIELD=VALUE",
         help="change any field of the config; may be repeated",
     )
-    parser.add_argument("--encoder", help="model directory, package:NAME/DIR or hub id")
+    if encoder:
+        parser.add_argument(
+            "--encoder", help="model directory, package:NAME/DIR or hub id"
+        )
     parser.add_argument(
         "--seed",
         type=int,
@@ -76,7 +82,7 @@ def make_config(
     config = read_config(options.config) if options.config else on_data(options.data)
     changes = {**{name: name for name in COMMON_FIELDS}, **fields}
     for option, field in changes.items():
-        value: Any = getattr(options, option)
+        value: Any = getattr(options, option, None)
         if value is not None:
             *parents, last = field.split(".")
             place: Any = config

@@ -8,7 +8,7 @@ from fusion_jax.merging.combine import combine, contract, moved
 from fusion_jax.merging.form import Block, Facts, Form, Options
 from fusion_jax.merging.in_memory import require_base, run
 from fusion_jax.merging.record import Merge
-from fusion_jax.merging.selection import kept, threshold
+from fusion_jax.merging.selection import above, threshold
 from fusion_jax.types import Coefficients, Key, Params, ParamStack
 
 INNER = ("ties", "sum")
@@ -92,18 +92,50 @@ def knots_form(*, inner: str = "ties", input_axis: int = -2) -> Form:
             deltas = jnp.swapaxes(deltas, 1, 2)
         basis, rank = _basis(deltas, options["cut"])
         inside = jnp.einsum("kio,ro->kir", deltas, basis, precision="highest")
-        if inner == "ties":
-            inside = _trimmed(block, inside, rank, options["density"])
-            merged = combine(
-                inside, row, elect="unweighted", aggregate="mean", zero_sign=0.0
-            )
-        else:
-            merged = contract(row, inside)
+        merged = merged_inside(
+            inside, row, rank=rank, density=options["density"], inner=inner
+        )
         merged = jnp.matmul(merged, basis, precision="highest")
         merged = merged if input_axis == -2 else merged.T
         return moved(block, merged, options["scale"])
 
     return Form(apply, unit="leaf", input_axis=input_axis)
+
+
+def merged_inside(
+    inside: jax.Array,
+    coefficients: jax.Array,
+    *,
+    rank: jax.Array | int,
+    density: jax.Array | float,
+    inner: str,
+) -> jax.Array:
+    """merge(e_1, ..., e_K; c), the half of `knots` inside the common basis.
+
+    Args:
+      inside: e_k, [K, in, n].
+      coefficients: [K].
+      rank: of the n columns those that are directions; the others are zero.
+      density: share of the in * rank entries that each e_k keeps.
+      inner: of `INNER`.
+
+    Returns:
+      [in, n].
+
+    Raises:
+      ValueError: `inner` is unknown.
+    """
+    if inner not in INNER:
+        raise ValueError(f"inner: '{inner}' is not one of {', '.join(INNER)}")
+    if inner == "sum":
+        return contract(coefficients, inside)
+    return combine(
+        _trimmed(inside, rank, density),
+        coefficients,
+        elect="unweighted",
+        aggregate="mean",
+        zero_sign=0.0,
+    )
 
 
 def _basis(deltas: jax.Array, cut: jax.Array | float) -> tuple[jax.Array, jax.Array]:
@@ -120,19 +152,16 @@ def _basis(deltas: jax.Array, cut: jax.Array | float) -> tuple[jax.Array, jax.Ar
 
 
 def _trimmed(
-    block: Block,
-    inside: jax.Array,
-    rank: jax.Array,
-    density: jax.Array | float,
+    inside: jax.Array, rank: jax.Array | int, density: jax.Array | float
 ) -> jax.Array:
     """The largest entries of each e_k, of its in * rank."""
-    rotated = block._replace(experts=inside, base=None, shape=inside.shape[1:])
     values = jnp.abs(inside).astype(jnp.float32)
     # Of the rank alone: dropped directions are no entries.
-    size = (inside.shape[1] * rank).astype(inside.dtype)
+    size = jnp.asarray(inside.shape[1] * rank, inside.dtype)
     counts = jnp.floor(jnp.asarray(density, inside.dtype) * size + 1e-6)
     line = threshold(values.reshape(len(values), -1), counts)
-    return jnp.where(kept(values, line, rotated), inside, 0)
+    places = jnp.arange(values[0].size, dtype=jnp.int32).reshape(values.shape[1:])
+    return jnp.where(above(values, line, places), inside, 0)
 
 
 RECORDS: dict[str, Merge] = {

@@ -66,9 +66,14 @@ def kept(values: jax.Array, line: Threshold, block: Block) -> jax.Array:
     Returns:
       [R, ...] bool.
     """
+    return above(values, line, positions(block))
+
+
+def above(values: jax.Array, line: Threshold, places: jax.Array) -> jax.Array:
+    """`kept`, with the entries' positions in the leaf given, [...]."""
     column = (-1, *[1] * (values.ndim - 1))
     value, last = line.value.reshape(column), line.last.reshape(column)
-    return (values > value) | ((values == value) & (positions(block) <= last))
+    return (values > value) | ((values == value) & (places <= last))
 
 
 def ranks(values: jax.Array, input_axis: int) -> jax.Array:

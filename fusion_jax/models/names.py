@@ -87,6 +87,11 @@ def kinds_of_architecture(family: str, architecture: str) -> tuple[str, ...]:
     )
 
 
+def module_leaves(kind: str) -> tuple[tuple[str, str, str], ...]:
+    """(suffix in files, our leaf, transform) of each leaf of a kind of module."""
+    return _LEAVES[kind]
+
+
 def _expand(source: str, leaf: str, kind: str) -> list[Entry]:
     return [
         Entry(f"{source}.{suffix}", f"{leaf}/{name}", transform)

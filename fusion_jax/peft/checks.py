@@ -16,7 +16,7 @@ OWN = {
         *("place", "reduction_factor", "bottleneck", "activation", "scale"),
         *("phm_dim", "phm_rank"),
     ),
-    "prefix": ("length", "mlp_width"),
+    "prefix": ("length", "mlp_width", "shift_positions"),
     "prompt": ("length",),
     "bitfit": (),
 }

@@ -55,6 +55,8 @@ class PeftConfig:
       scale: of what an adapter adds; 0 = 1, parallel 4.
       phm_dim: compacter: n Kronecker products a layer. phm_rank: of their factors.
       length: prefix, prompt: virtual tokens; 0 = prefix 30, prompt 100.
+      shift_positions: prefix: the text takes the positions after the prefix, as torch
+        peft has it; else it keeps those it has without one.
       mlp_width: prefix: width of the network that gives the rows in training; 0 = the
         rows themselves are trained.
       train_norms: whether the host's norms are trained and belong to the module.
@@ -82,6 +84,7 @@ class PeftConfig:
     phm_rank: int = 1
     length: int = 0
     mlp_width: int = 0
+    shift_positions: bool = False
     train_norms: bool = False
     replaces: tuple[str, ...] = ()
 

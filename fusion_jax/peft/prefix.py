@@ -65,15 +65,18 @@ def around(
 ) -> Around:
     """The hook: attention(q, [P_k; K], [P_v; V]), rows after the projection.
 
-    The text keeps its positions.
+    The text keeps its positions, or with shift_positions begins after the prefix: so
+    does a cache of keys and values move it, by which torch peft gives a prefix.
 
     Reference: Li and Liang 2021, arXiv 2101.00190 (parallel, concatenation, K and V).
     """
-    del config, dropout_key
+    del dropout_key
 
     def hook(name: str, call: Any, x: jax.Array) -> jax.Array:
-        y = call(x)
         path, _, side = name.rpartition("/")
+        if config.shift_positions and side == "position":
+            return call(_shifted(config, at(params, f"{name}/embedding"), x))
+        y = call(x)
         if side not in SIDES:
             return y
         rows = at(params, f"{name}/prefix/rows")
@@ -102,6 +105,17 @@ def flat_rows(params: Params) -> Params:
                 rows = _given_rows(params, path, SIDES.index(side))
                 leaves[f"{path}/{side}/prefix/rows"] = rows
     return unflatten(leaves)
+
+
+def _shifted(config: PeftConfig, table: jax.Array, places: jax.Array) -> jax.Array:
+    """The positions of the text after the prefix."""
+    length = length_of(config)
+    if places.shape[-1] + length > len(table):
+        raise ValueError(
+            f"batch has {places.shape[-1]} tokens a row after a prefix of {length}; "
+            f"the host has {len(table)} positions: encode with a smaller max_length"
+        )
+    return places + length
 
 
 def _attentions(config: PeftConfig, host: Params) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fusion_jax import atomic
-from fusion_jax.reports import elements, many, single
+from fusion_jax.reports import elements, many, portability, single
 from fusion_jax.reports.methods import describe, main_method
 from fusion_jax.reports.summary import summarise
 
@@ -20,9 +20,10 @@ def write_report(
     """Writes the HTML report of one run, or of several targets and seeds.
 
     Args:
-      results: what results.json holds. With 'runs' (a list, or a dict, of the results
-        of single runs) it is the report of many; a run may name its own report,
-        relative to `path`, in 'report' (default TARGET/seed_SEED/report.html).
+      results: what results.json holds. A portability study has a page of its own. With
+        'runs' (a list, or a dict, of the results of single runs) it is the report of
+        many; a run may name its own report, relative to `path`, in 'report' (default
+        TARGET/seed_SEED/report.html).
       history: of one run: 'evaluations' (dicts with generation, index, coefficients,
         fitness, origin), 'means' ([K] or [G, K] a generation), 'plane' (see
         `plots.plane`) or None. What is missing is left out of the report.
@@ -36,7 +37,12 @@ def write_report(
       ValueError: 'runs' is there and empty.
     """
     target = Path(path)
-    text = many_page(results) if "runs" in results else single_page(results, history)
+    if results.get("system") == "portability":
+        text = portability.page(results)
+    elif "runs" in results:
+        text = many_page(results)
+    else:
+        text = single_page(results, history)
     atomic.write_text(target, text)
     return target
 

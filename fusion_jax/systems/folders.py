@@ -5,6 +5,7 @@ against.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from fusion_jax.config import Config
@@ -14,6 +15,7 @@ from fusion_jax.systems.defaults import (
     dfwe_config,
     finetune_config,
 )
+from fusion_jax.systems.portability_defaults import portability_config
 
 
 def dfwe_on_folders(data: str | os.PathLike[str]) -> Config:
@@ -35,6 +37,37 @@ def cold_on_folders(data: str | os.PathLike[str]) -> Config:
     config: Config = cold_config()
     config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
     return config
+
+
+def portability_on_folders(data: str | os.PathLike[str]) -> Config:
+    """The portability study's config for a folder of task folders; it has no hosts."""
+    config: Config = portability_config()
+    config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
+    return config
+
+
+def take_names(config: Config, hosts: Sequence[str], techniques: Sequence[str]) -> None:
+    """Sets a study's hosts, written as NAME=DIR, and keeps only some techniques.
+
+    Raises:
+      ValueError: a host without a name, or a technique that the config has not.
+    """
+    wrong = []
+    for text in hosts:
+        name, equals, source = text.partition("=")
+        if equals and name and source:
+            config.hosts[name] = source
+        else:
+            wrong.append(f"hosts: '{text}': write NAME=DIR")
+    known = list(config.techniques)
+    lost = [name for name in techniques if name not in known]
+    if lost:
+        wrong.append(f"techniques: {', '.join(lost)}; there are {', '.join(known)}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    for name in known if techniques else ():
+        if name not in techniques:
+            del config.techniques[name]
 
 
 def finetune_on_folder(data: str | os.PathLike[str]) -> Config:

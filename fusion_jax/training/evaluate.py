@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from fusion_jax.data.batches import eval_batches
 from fusion_jax.evaluation.readout import collect, readout
-from fusion_jax.evaluation.scoring import score
+from fusion_jax.evaluation.scoring import Scores, score
 from fusion_jax.training.sharding import batch_shardings, place, replicated
 from fusion_jax.training.step import over_experts
 from fusion_jax.trees import combine
@@ -101,13 +101,22 @@ class DevSets:
     def score(
         self, params: ParamStack, held: ParamStack, shared: Params
     ) -> list[DevScore]:
-        """The scores of all K experts.
+        """The scores of all K experts, as a fit chooses by them.
 
         Args:
           params: trained leaves [K, ...].
           held: other leaves [K, ...].
           shared: leaves [...] of all experts.
         """
+        return [
+            DevScore(scores.values, scores.mean, scores.loss)
+            for scores in self.scores(params, held, shared)
+        ]
+
+    def scores(
+        self, params: ParamStack, held: ParamStack, shared: Params
+    ) -> list[Scores]:
+        """As `score`, with what is known of every item."""
         if self._one:
             pieces = [
                 (index, self._read_all(params, held, shared, batch))
@@ -129,11 +138,10 @@ class DevSets:
                     for index, batch in batches
                 ]
                 readouts.append(collect(pieces, len(dev)))
-        found = []
-        for kept, dev in zip(readouts, self._devs, strict=True):
-            scores = score(kept, dev, self._metrics)
-            found.append(DevScore(scores.values, scores.mean, scores.loss))
-        return found
+        return [
+            score(kept, dev, self._metrics)
+            for kept, dev in zip(readouts, self._devs, strict=True)
+        ]
 
 
 # Kept for the whole process: the next fit of the same model does not compile them.

@@ -23,6 +23,7 @@ from fusion_jax.cli.configure import read_config, set_fields
 from fusion_jax.data import load_task, write_task
 from fusion_jax.data.synthetic import generate
 from fusion_jax.models import build_model
+from fusion_jax.peft.combine_table import COMBINES
 from fusion_jax.systems.cold_defaults import cold_config
 from fusion_jax.systems.defaults import (
     dataless_config,
@@ -42,7 +43,8 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 CONFIG = re.compile(r"--config=(configs/[\w/]+\.py(?::[\w=,+]+)?)")
 FIELD = re.compile(r"(?:--config\.|--set )([a-z][a-z_.]*)=")
 MERGE_OPTIONS = {"normalize"}.union(
-    *(inspect.signature(record.function).parameters for record in MERGES.values())
+    *(inspect.signature(record.function).parameters for record in MERGES.values()),
+    *(record.options for record in COMBINES.values()),
 )
 VARIABLE = re.compile(r"\bFUSION_JAX_[A-Z_]+\b")
 
@@ -224,6 +226,8 @@ def test_commands_that_a_page_shows_are_understood(page):
             options = console._parser(words[1:]).parse_args(words[1:])
             if options.command == "merge":
                 merge._check_usage(options)
+                continue
+            if options.command == "peft":
                 continue
             alone = options.command == "finetune"
             config = finetune_config() if alone else dfwe_config()
