@@ -73,12 +73,12 @@ def run(
       ValueError, FileNotFoundError, TaskError: options, files and rows that do not
         fit, each named.
     """
+    asked = peft_config(config)  # Options that make no sense leave no folder.
     plain = json.loads(config.to_json())
     folder = open_workdir(workdir, plain, overwrite=overwrite)
     finished = folder / "results.json"
     if agreed(finished.is_file):
         return _read(folder)
-    asked = peft_config(config)
     seconds: dict[str, float] = {}
     with timed(seconds, "data"):
         encoder = hf.load(config.encoder)

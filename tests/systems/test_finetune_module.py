@@ -121,4 +121,5 @@ def test_a_dropout_that_would_not_be_read_is_refused(folders, tmp_path):
     config.encoder = str(folders[0])
     config.peft.update({"kind": "lora", "dropout": 0.1})
     with pytest.raises(ValueError, match=r"set fit\.dropout=True"):
-        finetune.run(config, tmp_path, progress=False)
+        finetune.run(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
