@@ -6,18 +6,11 @@ from typing import Any
 
 from fusion_jax.reports import elements, portability_plots
 from fusion_jax.reports.elements import Cell, Row
-from fusion_jax.reports.tables import ABSENT, Table, interval, number
+from fusion_jax.reports.portability_table import INITS, PARTS, steps_label
+from fusion_jax.reports.tables import interval, number
 
 Results = Mapping[str, Any]
 
-INITS = {
-    "ported": "ported",
-    "scratch": "from scratch",
-    "gaussian": "Gaussian, each tensor",
-    "permuted": "permuted, each tensor",
-    "gaussian_module": "Gaussian, whole module",
-}
-PARTS = {"equal_shapes": "hosts of equal shapes", "other_sizes": "hosts of other sizes"}
 _HEADS = {
     "ported": "The origin's head goes along with every init: the controls differ from "
     "the ported module in the module alone.",
@@ -131,7 +124,7 @@ def scores(summary: Mapping[str, Any], part: str, title: str) -> str:
     spread = f" ± is the standard deviation over {seeds} seeds." if seeds > 1 else ""
     return elements.section(
         f"Scores: {title}",
-        elements.table(["technique, init", *map(_steps, steps)], rows),
+        elements.table(["technique, init", *map(steps_label, steps)], rows),
         note=f"Mean over {summary[part]['runs']} runs in all.{spread}",
     )
 
@@ -155,7 +148,7 @@ def gains(summary: Mapping[str, Any], part: str, title: str) -> str:
                 ]
             label = f"{escape(technique)}<small>above {escape(INITS[control])}</small>"
             rows.append(Row(label, cells))
-    columns = [x for step in steps for x in (_steps(step), "95 %", "better")]
+    columns = [x for step in steps for x in (steps_label(step), "95 %", "better")]
     return elements.section(
         f"Ported above its controls: {title}",
         elements.table(["technique, control", *columns], rows) if rows else "",
@@ -183,7 +176,7 @@ def pairs(summary: Mapping[str, Any], part: str, title: str) -> str:
         ]
         columns = [escape(INITS[init]) for init in summary["inits"]]
         parts.append(elements.table([heading, *columns], rows))
-    return elements.section(f"Pairs and data at {_steps(step)}: {title}", *parts)
+    return elements.section(f"Pairs and data at {steps_label(step)}: {title}", *parts)
 
 
 def origins(results: Results) -> str:
@@ -226,29 +219,6 @@ def leaks(results: Results) -> str:
     return elements.section("Rows left out", body, note=note)
 
 
-def study_table(results: Results) -> Table:
-    """Technique and init by steps, hosts of all sizes, as text."""
-    summary = results["summary"]
-    steps = [str(step) for step in summary["steps"]]
-    rows = []
-    for part, title in PARTS.items():
-        if not summary[part]:
-            continue
-        both = all(summary[name] for name in PARTS)
-        for technique, inits in summary[part]["scores"].items():
-            for init, entry in inits.items():
-                name = f"{technique}, {INITS[init]}"
-                name += f" ({title})" if both else ""
-                rows.append((name, *(_plain(entry.get(step)) for step in steps)))
-    notes = ["mean test score with its 95 % interval"]
-    left = sum(one["left_out"] for one in results["leaks"])
-    if left:
-        notes.append(f"{left} test rows left out that origins had learned from")
-    return Table(
-        ("technique, init", *map(_steps, steps)), tuple(rows), "; ".join(notes)
-    )
-
-
 def _told(entry: Mapping[str, Any] | None) -> Cell:
     if entry is None:
         return elements.absent()
@@ -256,16 +226,6 @@ def _told(entry: Mapping[str, Any] | None) -> Cell:
     if entry["spread"] is not None:
         text += f" ± {entry['spread']:.3f}"
     return Cell(f"{text}<br><small>{interval(entry['interval'])}</small>")
-
-
-def _plain(entry: Mapping[str, Any] | None) -> str:
-    if entry is None:
-        return ABSENT
-    return f"{number(entry['score'])} {interval(entry['interval'])}"
-
-
-def _steps(step: str) -> str:
-    return "zero-shot" if step == "0" else f"{step} steps"
 
 
 def _footer(results: Results) -> str:

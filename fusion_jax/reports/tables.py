@@ -68,7 +68,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
     """The table of a results.json: of one run, of several, or of a study."""
     if results.get("system") == "portability":
         # That file's tables are made of this one's pieces.
-        from fusion_jax.reports.portability import study_table
+        from fusion_jax.reports.portability_table import study_table
 
         return study_table(results)
     if "runs" in results:
