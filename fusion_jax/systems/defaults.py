@@ -214,6 +214,11 @@ def shrink(config: Config) -> None:
     """Cuts a config down to a run that shows that everything works, and no more."""
     config.max_test_rows = 32
     config.max_length = 32
+    if config.system == "task_selection":
+        config.rows, config.max_dev_rows, config.few_shot = 32, 32, 0
+        for stage in (config.fit, config.few):
+            stage.update({"epochs": 1, "head_epochs": 0})
+        return
     config.shots = 32
     if config.system == "finetune":
         config.fit.update({"epochs": 1, "head_epochs": 0})

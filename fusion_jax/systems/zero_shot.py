@@ -1,0 +1,186 @@
+"""Models of sources, each trained once, and their scores on every target as they are.
+
+The truth that divergences are held against. A source's model does not depend on the
+target: S sources cost S trainings and S sweeps over the test rows of all targets. The
+model and the row of scores of each source are files named by what they were made from,
+so that a run that was stopped goes on where it stood.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fusion_jax import atomic
+from fusion_jax.data.encoded import Encoded, hash_encoded
+from fusion_jax.evaluation.predictions import softmax
+from fusion_jax.evaluation.readout import Readout
+from fusion_jax.evaluation.scoring import score
+from fusion_jax.processes import agreed, write_once
+from fusion_jax.systems.experts import fitted_once, head_key
+from fusion_jax.systems.identity import fit_identity
+from fusion_jax.systems.judge import Judge
+from fusion_jax.systems.problem import Problem, starting_params
+from fusion_jax.systems.selection_setting import Setting
+from fusion_jax.systems.stages import stage_config
+from fusion_jax.systems.workdir import content_hash
+from fusion_jax.training.config import FitConfig
+from fusion_jax.types import Params
+
+logger = logging.getLogger(__name__)
+
+SHARED_HEAD = "shared"
+"""What the head of all sources is drawn from, beside the seed."""
+
+Row = dict[str, Any]
+"""'train_seconds' and 'score_seconds' of a source, and 'targets': name -> {'score',
+'values' (by metric), 'loss', 'confidence' (mean largest probability), 'rows', 'logits'
+(of each test row, so that another score needs no other run)}."""
+
+
+def zero_shot(setting: Setting, sources: Sequence[str]) -> dict[str, Row]:
+    """The scores of every source's model on every target, itself too.
+
+    Args:
+      setting: tasks and options.
+      sources: those to be trained, of `setting.names`.
+
+    Returns:
+      source -> row.
+    """
+    pool = Pool(setting)
+    rows = {}
+    for number, name in enumerate(sources):
+        rows[name] = _row(setting, pool, name)
+        own = rows[name]["targets"][name]["score"]
+        mean = np.mean([cell["score"] for cell in rows[name]["targets"].values()])
+        logger.info(
+            "source %d of %d, %s: %.3f on its own test rows, %.3f over all targets",
+            number + 1,
+            len(sources),
+            name,
+            own,
+            mean,
+        )
+    return rows
+
+
+def source_model(setting: Setting, name: str) -> Params:
+    """phi_s = Train(theta_0; D_s), the best epoch by its own dev; trained once."""
+    problem, fit = setting.problems[name], _fit(setting)
+    start = starting_params(
+        problem,
+        setting.encoder.params,
+        setting.encoder.params,
+        head_key(SHARED_HEAD, setting.config.seed),
+    )
+    folder = setting.folder / "experts"
+    params = fitted_once(
+        name, problem, setting.encoder, start, fit, folder, head=SHARED_HEAD
+    )
+    # Its train state is several times as large as the model, and done with.
+    state = folder / "fits" / f"{name}-{source_identity(setting, name)}"
+    write_once(str(state), lambda: shutil.rmtree(state, ignore_errors=True))
+    return params
+
+
+def source_identity(setting: Setting, name: str) -> str:
+    """Hash of all that a source's model is made from."""
+    problem, fit = setting.problems[name], _fit(setting)
+    return fit_identity(problem, setting.encoder, fit, head=SHARED_HEAD)
+
+
+class Pool:
+    """The test rows of all targets as one split: few shapes, and few passes."""
+
+    def __init__(self, setting: Setting) -> None:
+        """Joins the rows; `identity` names them and how they are scored."""
+        self._problems = setting.problems
+        tests = [p.encoded["test"] for p in self._problems.values()]
+        self._ends = np.cumsum([0, *(len(test) for test in tests)])
+        first = next(iter(self._problems.values()))
+        joined = replace(first, encoded={"test": _joined(tests)})
+        self._judge = Judge(joined, setting.config.tokens_per_batch)
+        self.identity = content_hash(
+            tests={
+                name: [hash_encoded(p.encoded["test"]), p.metrics]
+                for name, p in self._problems.items()
+            },
+            dtype=setting.config.dtype,
+        )
+
+    def scores(self, params: Params) -> dict[str, Any]:
+        """A model's scores: target -> entry of `Row`."""
+        readout = self._judge.readout(params, "test")
+        found = {}
+        for place, (name, problem) in enumerate(self._problems.items()):
+            rows = slice(self._ends[place], self._ends[place + 1])
+            found[name] = _entry(problem, {k: x[rows] for k, x in readout.items()})
+        return found
+
+
+def _row(setting: Setting, pool: Pool, name: str) -> Row:
+    source = source_identity(setting, name)
+    identity = content_hash(source=source, targets=pool.identity)
+    file = setting.folder / "zero_shot" / f"{name}-{identity}.json"
+    if agreed(file.is_file):
+        return json.loads(file.read_text())
+    timing = setting.folder / "experts" / f"{name}-{source}.json"
+    begun = time.perf_counter()
+    params = source_model(setting, name)
+    if not agreed(timing.is_file):
+        seconds = {"train_seconds": round(time.perf_counter() - begun, 3)}
+        write_once(str(timing), lambda: atomic.write_json(timing, seconds))
+    begun = time.perf_counter()
+    targets = pool.scores(params)
+    row = {
+        "source": name,
+        **json.loads(timing.read_text()),
+        "score_seconds": round(time.perf_counter() - begun, 3),
+        "targets": targets,
+    }
+    write_once(str(file), lambda: atomic.write_json(file, row))
+    return row
+
+
+def _entry(problem: Problem, readout: Readout) -> dict[str, Any]:
+    encoded = problem.encoded["test"]
+    scores = score(readout, encoded, problem.metrics)
+    logits = np.asarray(readout["logits"], np.float64)
+    likely = softmax(logits).max(axis=-1)
+    return {
+        "score": scores.mean,
+        "values": scores.values,
+        "loss": scores.loss,
+        "confidence": float(likely.mean()),
+        "rows": len(encoded),
+        "logits": logits.round(3).tolist(),
+    }
+
+
+def _joined(splits: Sequence[Encoded]) -> Encoded:
+    """Splits of one label space as one, one row an item."""
+
+    def along(parts: Sequence[Mapping[str, Any]], join: Any) -> dict[str, Any]:
+        return {name: join([part[name] for part in parts]) for name in parts[0]}
+
+    return replace(
+        splits[0],
+        task_name="all targets",
+        columns=along(
+            [x.columns for x in splits], lambda found: [row for x in found for row in x]
+        ),
+        targets=along([x.targets for x in splits], np.concatenate),
+        lengths=np.concatenate([x.lengths for x in splits]),
+        items=np.arange(sum(map(len, splits))),
+        references=[answer for x in splits for answer in x.references],
+    )
+
+
+def _fit(setting: Setting) -> FitConfig:
+    return stage_config(setting.config.fit, setting.config, setting.config.seed)
