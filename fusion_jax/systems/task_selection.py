@@ -22,4 +22,4 @@ def run(
     plain = json.loads(config.to_json())
     folder = open_workdir(workdir, plain, overwrite=overwrite)
     setting = prepare(config, folder)
-    return zero_shot(setting, setting.names)
+    return zero_shot(setting, {name: setting.names for name in setting.names})

@@ -38,34 +38,38 @@ SHARED_HEAD = "shared"
 """What the head of all sources is drawn from, beside the seed."""
 
 Row = dict[str, Any]
-"""'train_seconds' and 'score_seconds' of a source, and 'targets': name -> {'score',
-'values' (by metric), 'loss', 'confidence' (mean largest probability), 'rows', 'logits'
-(of each test row, so that another score needs no other run)}."""
+"""Of a source: 'train_seconds', and 'targets': name -> cell. A cell has 'score',
+'values' (by metric), 'loss', 'confidence' (mean largest probability), 'rows',
+'seconds', 'logits' (of each test row, so that another score needs no other run), and
+'identity' of what was scored."""
 
 
-def zero_shot(setting: Setting, sources: Sequence[str]) -> dict[str, Row]:
-    """The scores of every source's model on every target, itself too.
+def zero_shot(setting: Setting, targets: Mapping[str, Sequence[str]]) -> dict[str, Row]:
+    """The scores of sources' models on targets, and on their own test rows.
 
     Args:
       setting: tasks and options.
-      sources: those to be trained, of `setting.names`.
+      targets: source -> targets that its model is tried on; one without any is not
+        trained.
 
     Returns:
-      source -> row.
+      source -> row, of the sources that were trained.
     """
-    pool = Pool(setting)
+    pools: dict[tuple[str, ...], Pool] = {}
     rows = {}
-    for number, name in enumerate(sources):
-        rows[name] = _row(setting, pool, name)
-        own = rows[name]["targets"][name]["score"]
-        mean = np.mean([cell["score"] for cell in rows[name]["targets"].values()])
+    trained = [name for name, wanted in targets.items() if wanted]
+    for number, name in enumerate(trained):
+        wanted = [t for t in setting.names if t == name or t in targets[name]]
+        rows[name] = _row(setting, name, wanted, pools)
+        scores = {t: cell["score"] for t, cell in rows[name]["targets"].items()}
         logger.info(
-            "source %d of %d, %s: %.3f on its own test rows, %.3f over all targets",
+            "source %d of %d, %s: %.3f on its own test rows, %.3f over %d targets",
             number + 1,
-            len(sources),
+            len(trained),
             name,
-            own,
-            mean,
+            scores.pop(name),
+            np.mean(list(scores.values())),
+            len(scores),
         )
     return rows
 
@@ -96,59 +100,80 @@ def source_identity(setting: Setting, name: str) -> str:
 
 
 class Pool:
-    """The test rows of all targets as one split: few shapes, and few passes."""
+    """The test rows of several targets as one split: few shapes, and few passes."""
 
-    def __init__(self, setting: Setting) -> None:
-        """Joins the rows; `identity` names them and how they are scored."""
-        self._problems = setting.problems
+    def __init__(self, setting: Setting, names: Sequence[str]) -> None:
+        """Joins the rows."""
+        self._problems = {name: setting.problems[name] for name in names}
         tests = [p.encoded["test"] for p in self._problems.values()]
         self._ends = np.cumsum([0, *(len(test) for test in tests)])
-        first = next(iter(self._problems.values()))
+        first = self._problems[names[0]]
         joined = replace(first, encoded={"test": _joined(tests)})
         self._judge = Judge(joined, setting.config.tokens_per_batch)
-        self.identity = content_hash(
-            tests={
-                name: [hash_encoded(p.encoded["test"]), p.metrics]
-                for name, p in self._problems.items()
-            },
-            dtype=setting.config.dtype,
-        )
 
-    def scores(self, params: Params) -> dict[str, Any]:
-        """A model's scores: target -> entry of `Row`."""
+    def cells(self, params: Params) -> dict[str, dict[str, Any]]:
+        """What a model says of every target: target -> cell."""
+        begun = time.perf_counter()
         readout = self._judge.readout(params, "test")
+        a_row = (time.perf_counter() - begun) / int(self._ends[-1])
         found = {}
         for place, (name, problem) in enumerate(self._problems.items()):
             rows = slice(self._ends[place], self._ends[place + 1])
-            found[name] = _entry(problem, {k: x[rows] for k, x in readout.items()})
+            cell = _cell(problem, {k: x[rows] for k, x in readout.items()})
+            found[name] = {**cell, "seconds": round(a_row * cell["rows"], 4)}
         return found
 
 
-def _row(setting: Setting, pool: Pool, name: str) -> Row:
-    source = source_identity(setting, name)
-    identity = content_hash(source=source, targets=pool.identity)
+def _row(
+    setting: Setting,
+    name: str,
+    targets: Sequence[str],
+    pools: dict[tuple[str, ...], Pool],
+) -> Row:
+    identity = source_identity(setting, name)
     file = setting.folder / "zero_shot" / f"{name}-{identity}.json"
+    row: Row = {"source": name, "train_seconds": None, "targets": {}}
     if agreed(file.is_file):
-        return json.loads(file.read_text())
-    timing = setting.folder / "experts" / f"{name}-{source}.json"
+        row = json.loads(file.read_text())
+    known = row["targets"]
+    missing = tuple(
+        t
+        for t in targets
+        if known.get(t, {}).get("identity") != _cell_identity(setting, t)
+    )
+    if missing:
+        params = _timed_model(setting, name, identity, row)
+        if missing not in pools:
+            pools[missing] = Pool(setting, missing)
+        found = pools[missing].cells(params)
+        for t, cell in found.items():
+            known[t] = {**cell, "identity": _cell_identity(setting, t)}
+        write_once(str(file), lambda: atomic.write_json(file, row))
+    return {**row, "targets": {t: known[t] for t in targets}}
+
+
+def _timed_model(setting: Setting, name: str, identity: str, row: Row) -> Params:
+    """The model; what its training took goes into the row, and stays beside it."""
+    timing = setting.folder / "experts" / f"{name}-{identity}.json"
     begun = time.perf_counter()
     params = source_model(setting, name)
     if not agreed(timing.is_file):
         seconds = {"train_seconds": round(time.perf_counter() - begun, 3)}
         write_once(str(timing), lambda: atomic.write_json(timing, seconds))
-    begun = time.perf_counter()
-    targets = pool.scores(params)
-    row = {
-        "source": name,
-        **json.loads(timing.read_text()),
-        "score_seconds": round(time.perf_counter() - begun, 3),
-        "targets": targets,
-    }
-    write_once(str(file), lambda: atomic.write_json(file, row))
-    return row
+    row |= json.loads(timing.read_text())
+    return params
 
 
-def _entry(problem: Problem, readout: Readout) -> dict[str, Any]:
+def _cell_identity(setting: Setting, target: str) -> str:
+    problem = setting.problems[target]
+    return content_hash(
+        test=hash_encoded(problem.encoded["test"]),
+        metrics=problem.metrics,
+        dtype=setting.config.dtype,
+    )
+
+
+def _cell(problem: Problem, readout: Readout) -> dict[str, Any]:
     encoded = problem.encoded["test"]
     scores = score(readout, encoded, problem.metrics)
     logits = np.asarray(readout["logits"], np.float64)
