@@ -1,7 +1,7 @@
 """A measure of all ordered pairs of tasks in one compiled call."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ def all_pairs(
     options: Mapping[str, Any] | None = None,
     chunk: int = CHUNK,
     sharding: jax.sharding.Sharding | None = None,
+    names: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Row s, column t: how far source s is from target t.
 
@@ -31,6 +32,7 @@ def all_pairs(
       options: of the measure (gamma, directions, alpha), one for all pairs.
       chunk: pairs at once.
       sharding: of the axis of pairs, to spread them over devices; None for one.
+      names: of the tasks, for messages; None = their numbers.
 
     Returns:
       [N, N] float64, symmetric to the bit where the measure is. Computed in float64.
@@ -63,7 +65,8 @@ def all_pairs(
         table[targets, sources] = found
     bad = np.argwhere(~np.isfinite(table))
     if len(bad):
-        told = ", ".join(f"{s} and {t}" for s, t in bad[:8])
+        called = range(count) if names is None else names
+        told = ", ".join(f"{called[s]} and {called[t]}" for s, t in bad[:8])
         raise ValueError(
             f"{name}: not finite for {len(bad)} of {table.size} pairs of tasks "
             f"({told}); look at what represents them, and leave those tasks out"
