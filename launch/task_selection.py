@@ -11,6 +11,7 @@ from ml_collections import config_flags
 from fusion_jax import runtime
 from fusion_jax.cli.failures import explained
 from fusion_jax.cli.scripts import start
+from fusion_jax.reports.selection_tables import told
 from fusion_jax.systems import task_selection
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -28,7 +29,11 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"what is {argv[1]!r}? Options start with --")
     with explained():
         runtime.initialize()
-        task_selection.run(CONFIG.value, WORKDIR.value, overwrite=OVERWRITE.value)
+        result = task_selection.run(
+            CONFIG.value, WORKDIR.value, overwrite=OVERWRITE.value
+        )
+    print(told(result.results))
+    print(f"\nreport: {result.workdir / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ COMMANDS: dict[str, str] = {
     "dfwe": "interpolate experts of several source tasks for a target task",
     "cold-fusion": "evolve a shared base by contributors' fine-tunes, simulated",
     "dataless-fusion": "merge owners' models without their data, and test the result",
+    "task-selection": "rank source tasks by divergences, held against transfer",
+    "select": "rank your own source tasks for a target, without training",
     "repository": "evolve one base model with a group, on plain storage",
     "finetune": "fine-tune an encoder on one task",
     "evaluate": "score any model directory on a task folder",

@@ -48,7 +48,8 @@ def dfwe_config() -> ConfigDict:
 
     encoder: Hugging Face directory, 'package:NAME/DIR', or hub id.
     data: reader of `systems.tasks.READERS` and its options.
-    targets: names of tasks; empty = all. sources: names; empty = all but the target.
+    targets: names of tasks; empty = all. sources: names; empty = all but the target;
+      'auto:k' = the k whose texts are nearest to the target's, of all in the data.
     experts: directories of fine-tuned models; skips all training.
     seeds, seed: runs with seeds seed .. seed + seeds - 1.
     shots, source_shots: training rows in all, 0 = all.

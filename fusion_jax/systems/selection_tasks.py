@@ -22,12 +22,14 @@ class SelectionTasks(NamedTuple):
 
     Attributes:
       tasks: name -> task with train, dev and test, cut to the sizes of the config.
+      whole: name -> the task with all rows: what it is like is read off all texts.
       left_out: name -> why it takes no part.
       shared: name -> training and dev rows that were dropped, as their text is among
         the test rows of some task.
     """
 
     tasks: dict[str, Task]
+    whole: dict[str, Task]
     left_out: dict[str, str]
     shared: dict[str, int]
 
@@ -48,6 +50,7 @@ def selection_tasks(config: Config) -> SelectionTasks:
     _check_labels(whole)
     cleaned, shared = without_tested_texts(whole)
     left_out = {name: why for name, task in cleaned.items() if (why := unfit(task))}
+    fit = {name: task for name, task in cleaned.items() if name not in left_out}
     tasks = {
         name: sized(
             task,
@@ -56,11 +59,10 @@ def selection_tasks(config: Config) -> SelectionTasks:
             max_test_rows=config.max_test_rows,
             seed=config.seed,
         )
-        for name, task in cleaned.items()
-        if name not in left_out
+        for name, task in fit.items()
     }
     check_enough(tasks, left_out)
-    return SelectionTasks(tasks, left_out, shared)
+    return SelectionTasks(tasks, fit, left_out, shared)
 
 
 def check_enough(tasks: Iterable[str], left_out: Mapping[str, str]) -> None:

@@ -139,7 +139,7 @@ def _row(
     missing = tuple(
         t
         for t in targets
-        if known.get(t, {}).get("identity") != _cell_identity(setting, t)
+        if known.get(t, {}).get("identity") != cell_identity(setting, t)
     )
     if missing:
         params = _timed_model(setting, name, identity, row)
@@ -147,7 +147,7 @@ def _row(
             pools[missing] = Pool(setting, missing)
         found = pools[missing].cells(params)
         for t, cell in found.items():
-            known[t] = {**cell, "identity": _cell_identity(setting, t)}
+            known[t] = {**cell, "identity": cell_identity(setting, t)}
         write_once(str(file), lambda: atomic.write_json(file, row))
     return {**row, "targets": {t: known[t] for t in targets}}
 
@@ -164,7 +164,8 @@ def _timed_model(setting: Setting, name: str, identity: str, row: Row) -> Params
     return params
 
 
-def _cell_identity(setting: Setting, target: str) -> str:
+def cell_identity(setting: Setting, target: str) -> str:
+    """Hash of the test rows of a target and how they are scored."""
     problem = setting.problems[target]
     return content_hash(
         test=hash_encoded(problem.encoded["test"]),

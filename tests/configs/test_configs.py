@@ -13,6 +13,7 @@ from fusion_jax.systems.folders import (
     dataless_on_folders,
     dfwe_on_folders,
     finetune_on_folder,
+    selection_on_folders,
 )
 from fusion_jax.training.config import FitConfig
 
@@ -43,6 +44,9 @@ def test_there_are_configs():
         "dfwe/local",
         "finetune/quickstart",
         "finetune/local",
+        "task_selection/quickstart",
+        "task_selection/local",
+        "task_selection/sentiment58",
     } <= set(map(name, FILES))
 
 
@@ -106,6 +110,7 @@ def test_a_command_on_a_folder_runs_what_the_local_config_runs(path, tmp_path):
         "dataless_fusion": dataless_on_folders,
         "dfwe": dfwe_on_folders,
         "finetune": finetune_on_folder,
+        "task_selection": selection_on_folders,
     }
     config = made[path.parent.name](tmp_path / "task")
     assert plain(config) == plain(read_config(f"{path}:data={tmp_path / 'task'}"))

@@ -25,6 +25,7 @@ from fusion_jax.data.synthetic import generate
 from fusion_jax.models import build_model
 from fusion_jax.systems.cold_defaults import cold_config
 from fusion_jax.systems.defaults import dataless_config, dfwe_config
+from fusion_jax.systems.selection_defaults import selection_config
 from fusion_jax.training.config import FitConfig
 from tests.small_models import write_model
 
@@ -179,7 +180,12 @@ def test_configs_and_fields_that_a_page_names_exist(page):
         assert read_config(str(ROOT / config)).system, config
     known = {
         name
-        for config in (dfwe_config(), dataless_config(), cold_config())
+        for config in (
+            dfwe_config(),
+            dataless_config(),
+            cold_config(),
+            selection_config(),
+        )
         for name in field_names(config)
     }
     # `fusion-jax repository contribute --set` takes those of a fit by themselves.

@@ -1,0 +1,170 @@
+"""How far tasks are from each other, by every measure, and the orders that follow."""
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fusion_jax import atomic
+from fusion_jax.checkpoints import huggingface as hf
+from fusion_jax.data import Task
+from fusion_jax.data.encoded import hash_encoded
+from fusion_jax.processes import agreed, write_once
+from fusion_jax.systems.selection_defaults import CONTROL, FUSION
+from fusion_jax.systems.workdir import content_hash
+from fusion_jax.transfer.corpora import Corpora, read_corpora
+from fusion_jax.transfer.ranking import fused_ranks, ranks
+from fusion_jax.transfer.represent import STATE_READS, represent
+from fusion_jax.transfer.study import measure_all
+from fusion_jax.transfer.table import MEASURES
+
+
+class Measured(NamedTuple):
+    """N tasks, and how near each source is to each target. Row s, column t.
+
+    Attributes:
+      names: of the tasks.
+      distances: measure -> [N, N], smaller is closer.
+      ranked: measure, and 'fusion' of several -> [N, N], 1 = closest, 0 on the
+        diagonal.
+      left_out: name -> why it is in no table.
+      seconds: 'terms' and 'states', task -> seconds of its representation for measures
+        on terms alone, and for those on states; 'measures', measure -> seconds of all
+        pairs; 'shared', of what measures on states have in common. Of the first time,
+        where representations were found again.
+      budget: tokens of each task that distributions are of.
+      texts: of each task that samples are of.
+    """
+
+    names: tuple[str, ...]
+    distances: Mapping[str, np.ndarray]
+    ranked: Mapping[str, np.ndarray]
+    left_out: Mapping[str, str]
+    seconds: Mapping[str, Any]
+    budget: int
+    texts: int
+
+
+def measure_tasks(
+    tasks: Sequence[Task],
+    measures: Sequence[str],
+    *,
+    encoder: hf.Checkpoint | None,
+    tokenizer: Any,
+    layers: str | int = "last",
+    texts: int = 200,
+    budget: int = 0,
+    max_length: int = 128,
+    seed: int = 0,
+    cache: str | os.PathLike[str] | None = None,
+) -> Measured:
+    """Represents tasks by their training texts and measures all pairs.
+
+    Args:
+      tasks: with train; labels are not looked at, but for the count of classes.
+      measures: of `MEASURES`; empty = all, without an encoder all on terms.
+      encoder: for measures that read its states; not used without one of them.
+      tokenizer: of the encoder.
+      layers: whose states are read.
+      texts: of a task for samples.
+      budget: tokens of a task for distributions, 0 = as many as the smallest has.
+      max_length: tokens of a text that the encoder reads.
+      seed: of draws.
+      cache: folder that states are kept in.
+
+    Raises:
+      ValueError: unknown measures, or fewer than two tasks that can be compared.
+    """
+    check_measures(measures)
+    chosen = tuple(dict.fromkeys(measures)) or tuple(
+        name for name in MEASURES if encoder is not None or not reads_states(name)
+    )
+    begun = time.perf_counter()
+    corpora = read_corpora(
+        tasks, tokenizer, budget=budget, texts=texts, max_length=max_length, seed=seed
+    )
+    reading = (time.perf_counter() - begun) / len(tasks)
+    represented = represent(corpora)
+    seconds: dict[str, Any] = {
+        "terms": {name: reading + s for name, s in represented.seconds.items()},
+        "states": None,
+    }
+    if any(map(reads_states, chosen)):
+        represented = represent(corpora, encoder, layers=layers, cache=cache)
+        seconds["states"] = {
+            name: reading + s for name, s in represented.seconds.items()
+        }
+    study = measure_all(represented, chosen, seed=seed)
+    seconds["measures"] = dict(study.seconds)
+    seconds["shared"] = study.shared_seconds
+    if cache is not None:
+        seconds = _first_time(Path(cache), corpora, encoder, chosen, layers, seconds)
+    names = represented.names
+    ranked = {name: ranks(table, names) for name, table in study.distances.items()}
+    if len(ranked) > 1:
+        ranked[FUSION] = fused_ranks(study.distances, names)
+    return Measured(
+        names,
+        study.distances,
+        ranked,
+        represented.left_out,
+        seconds,
+        corpora.budget,
+        corpora.texts,
+    )
+
+
+def measuring_seconds(measured: Measured, measures: Sequence[str]) -> float:
+    """What an order by these measures takes: representations, and all pairs."""
+    seconds = measured.seconds
+    states = any(map(reads_states, measures))
+    return (
+        sum(seconds["states" if states else "terms"].values())
+        + (seconds["shared"] if states else 0.0)
+        + sum(seconds["measures"][name] for name in measures)
+    )
+
+
+def _first_time(
+    cache: Path,
+    corpora: Corpora,
+    encoder: hf.Checkpoint | None,
+    chosen: Sequence[str],
+    layers: str | int,
+    seconds: dict[str, Any],
+) -> dict[str, Any]:
+    """The seconds of the run that computed what this one may have found."""
+    identity = content_hash(
+        tasks={c.name: hash_encoded(c.inputs) for c in corpora.kept},
+        amounts=[corpora.budget, corpora.texts],
+        encoder=None if encoder is None else encoder.sha256,
+        measures=list(chosen),
+        layers=layers,
+    )
+    file = cache / f"seconds-{identity}.json"
+    if not agreed(file.is_file):
+        write_once(str(file), lambda: atomic.write_json(file, seconds))
+    return json.loads(file.read_text())
+
+
+def with_control(measures: Sequence[str]) -> tuple[str, ...]:
+    """The measures of a study, never without the control; empty stays all."""
+    return tuple(dict.fromkeys((*measures, CONTROL))) if measures else ()
+
+
+def reads_states(measure: str) -> bool:
+    """Whether a measure needs an encoder's states."""
+    return MEASURES[measure].reads in STATE_READS
+
+
+def check_measures(measures: Sequence[str], option: str = "measures") -> None:
+    """Raises ValueError with all unknown names."""
+    unknown = [name for name in measures if name not in MEASURES]
+    if unknown:
+        raise ValueError(
+            f"{option}: {', '.join(unknown)} unknown; there are {', '.join(MEASURES)}"
+        )
