@@ -1,7 +1,7 @@
 """The report of a task selection: one HTML page that loads nothing."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fusion_jax import atomic
-from fusion_jax.reports import elements, selection_plots
+from fusion_jax.reports import elements, selection_maps, selection_plots
 from fusion_jax.reports.elements import Cell, Row
 from fusion_jax.reports.selection_tables import (
     label,
@@ -23,7 +23,7 @@ from fusion_jax.reports.tables import number
 
 Results = Mapping[str, Any]
 
-_CURVES = 5  # orders that are drawn beside the one that chose and the controls
+_CURVES = 3  # orders that are drawn beside the one that chose and the controls
 
 
 def write_selection(results: Results, path: str | os.PathLike[str]) -> Path:
@@ -43,7 +43,7 @@ def page(results: Results) -> str:
             measures(results),
             curves(results),
             savings(results),
-            maps(results),
+            selection_maps.maps(results),
             few(results),
             tasks(results),
             left_out(results),
@@ -96,10 +96,10 @@ def curves(results: Results) -> str:
     if not judged:
         return ""
     names = [results["order"], "random", "own_score", "vocabulary_overlap"]
-    names += [name for name in ordered(results) if name not in names][:_CURVES]
+    others = [name for name in ordered(results) if name not in names]
     drawn = {
         label(name): judged[name]["pruning"]
-        for name in dict.fromkeys(names)
+        for name in dict.fromkeys([*names, *others[:_CURVES]])
         if name in judged
     }
     parts = [
@@ -149,6 +149,7 @@ def savings(results: Results) -> str:
             selection_plots.saved(curve),
             "Share of the seconds saved by the fraction of sources kept.",
             "Share of the seconds that are saved.",
+            wide=True,
         )
         if curve
         else ""
@@ -166,65 +167,6 @@ def savings(results: Results) -> str:
         note=f"At {results['keep']:g} of the sources of each target, with what "
         f"measuring took.{guessed}",
     )
-
-
-def maps(results: Results) -> str:
-    """Distances and transfer as heat maps in the order of the tree, and the tree."""
-    measure = results["order"]
-    if measure not in results["distances"]:
-        measure = next(iter(results["distances"]))
-    names = results["names"]
-    distances = np.array(results["distances"][measure])
-    tree = selection_plots.tree_of(distances)
-    order = selection_plots.leaves_of(tree)
-    shown = [names[i] for i in order]
-    far = distances[np.ix_(order, order)].copy()
-    np.fill_diagonal(far, np.nan)
-    parts = [
-        elements.figure(
-            selection_plots.dendrogram(tree, names, label(measure)),
-            f"Tree of {len(names)} tasks by {label(measure)}.",
-            f"Average linkage by {label(measure)}.",
-        ),
-        elements.figure(
-            selection_plots.heat_map(
-                far, shown, title=label(measure), name="distances", centred=False
-            ),
-            f"{label(measure)} of all pairs of {len(names)} tasks.",
-            f"{label(measure)} of all pairs; dark is close.",
-        ),
-    ]
-    gains = _gains(results)
-    if np.isfinite(gains).any():
-        parts.append(
-            elements.figure(
-                selection_plots.heat_map(
-                    gains[np.ix_(order, order)],
-                    shown,
-                    title="score minus the target's mean",
-                    name="gains",
-                    centred=True,
-                ),
-                "Zero-shot score of each source on each target, minus the mean of the "
-                "target's sources.",
-                "Zero-shot score minus the mean of the target's sources; blue is "
-                "better.",
-            )
-        )
-    return elements.section("Tasks", *parts)
-
-
-def _gains(results: Results) -> np.ndarray:
-    place = {name: i for i, name in enumerate(results["names"])}
-    table = np.full((len(place), len(place)), np.nan)
-    for pair in results["pairs"]:
-        if pair["zero_shot"] is not None:
-            table[place[pair["source"]], place[pair["target"]]] = pair["zero_shot"]
-    known = np.isfinite(table).any(axis=0)
-    means = np.array(
-        [np.nanmean(table[:, t]) if known[t] else np.nan for t in range(len(place))]
-    )
-    return table - means
 
 
 def few(results: Results) -> str:
@@ -290,6 +232,3 @@ def left_out(results: Results) -> str:
     return elements.section(
         "Left out", elements.table(["task", "why"], rows) if rows else ""
     )
-
-
-__all__: Sequence[str] = ("page", "write_selection")

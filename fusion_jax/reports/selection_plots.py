@@ -49,7 +49,7 @@ def dendrogram(tree: np.ndarray, names: Sequence[str], label: str) -> str:
     from scipy.cluster import hierarchy
 
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(6.5, 0.8 + _INCH * len(names))
+        figure, axes = new_figure(6.5, 0.8 + max(_INCH * len(names), 1.2))
         drawn = hierarchy.dendrogram(
             tree, orientation="right", labels=list(names), no_plot=True
         )
@@ -83,21 +83,20 @@ def heat_map(
     """
     values = np.asarray(table, float)
     known = values[np.isfinite(values)]
+    # A few pairs far out would make all others one colour.
     if centred:
-        bound = float(np.quantile(np.abs(known), 0.98)) or 1.0
-        scale, colors = Normalize(-bound, bound), "RdBu"
+        high = float(np.quantile(np.abs(known), 0.98)) or 1.0
+        low, colors = -high, "RdBu"
     else:
-        scale, colors = (
-            Normalize(*map(float, np.quantile(known, [0.02, 0.98]))),
-            "YlGnBu_r",
-        )
-    side = 1.6 + _INCH * len(names)
+        low, high = (float(np.quantile(known, q)) for q in (0.02, 0.98))
+        colors = "YlGnBu_r"
+    side = 1.6 + max(_INCH * len(names), 3.0)
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(side + 0.5, side)
         image = axes.imshow(
             np.ma.masked_invalid(values),
             cmap=colors,
-            norm=scale,
+            norm=Normalize(low, high),
             aspect="auto",
             interpolation="nearest",
         )
@@ -126,7 +125,7 @@ def pruning(
       label: of the axis.
     """
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(5.0, 3.4)
+        figure, axes = new_figure(5.0, 4.2)
         for k, (name, points) in enumerate(curves.items()):
             axes.plot(
                 [point["keep"] for point in points],
@@ -140,7 +139,7 @@ def pruning(
             )
         axes.set_xlabel("kept sources of each target")
         axes.set_ylabel(label)
-        axes.legend(fontsize=8, loc="best")
+        figure.legend(fontsize=8, loc="outside lower center", ncols=2)
         return render(figure, f"pruning-{field}")
 
 

@@ -7,7 +7,24 @@ from fusion_jax.reports.tables import ABSENT, Table, number, to_text
 
 Results = Mapping[str, Any]
 
-CONTROLS = {
+LABELS = {
+    "kl": "KL(source, target)",
+    "kl_reversed": "KL(target, source)",
+    "jensen_shannon": "Jensen-Shannon",
+    "renyi": "Renyi",
+    "bhattacharyya": "Bhattacharyya",
+    "term_euclidean": "L2 of terms",
+    "term_cosine": "cosine of terms",
+    "tfidf_cosine": "cosine of tf-idf",
+    "mean_cosine": "cosine of mean states",
+    "mean_euclidean": "L2 of mean states",
+    "coral": "CORAL",
+    "bures": "Gaussian W2 (Bures)",
+    "gaussian_bhattacharyya": "Gaussian Bhattacharyya",
+    "fisher_discriminant": "Fisher discriminant",
+    "mmd": "MMD",
+    "energy": "energy distance",
+    "sliced_wasserstein": "sliced Wasserstein",
     "random": "random order",
     "own_score": "source's own score",
     "mean_elsewhere": "mean score on other targets",
@@ -19,7 +36,7 @@ CONTROLS = {
 
 def label(name: str) -> str:
     """An order for people."""
-    return CONTROLS.get(name, name.replace("_", " "))
+    return LABELS.get(name, name.replace("_", " "))
 
 
 def ordered(results: Results) -> list[str]:
@@ -62,17 +79,18 @@ def measures_table(results: Results) -> Table:
             "regret@1",
             "regret@3",
             "NDCG",
-            "score of first",
+            "first",
             "keep",
-            "saved, per pair",
-            "saved, per source",
+            "saved, pairs",
+            "saved, sources",
         ),
         tuple(rows),
         "Spearman's rho over the sources of a target: mean, standard deviation and "
         "least over targets. Regret in % of the best source's score; NDCG of scores "
-        "above the target's least. keep: the smallest fraction of sources that holds "
-        "the best one of 95 % of targets, and the share of seconds that it saves where "
-        "every pair, or every source, is tuned.",
+        "above the target's least; first: mean score of the first source. keep: the "
+        "smallest fraction of sources that holds the best one of 95 % of targets; "
+        "saved: the share of seconds that this saves where every pair, or every "
+        "source, is tuned.",
     )
 
 
@@ -95,7 +113,7 @@ def pairs_line(results: Results) -> str:
     pairs = results["pairs"]
     held = sum(pair["kept"] for pair in pairs)
     return (
-        f"{label(results['order']).capitalize()} keeps {held:,} of {len(pairs):,} "
+        f"{_first_up(label(results['order']))} keeps {held:,} of {len(pairs):,} "
         f"pairs of {len(results['names'])} tasks"
     )
 
@@ -117,3 +135,7 @@ def saving_line(results: Results) -> str:
         f"targets keep their best source, and the mean regret is "
         f"{percent(point['regret'])}."
     )
+
+
+def _first_up(text: str) -> str:
+    return text[:1].upper() + text[1:]

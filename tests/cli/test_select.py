@@ -117,7 +117,7 @@ def test_the_run_prints_its_table_and_is_a_study(folder, command, tmp_path):
     small = ("--measures", "jensen_shannon", "--set", "fit.epochs=1")
     code, out, _ = command(*run, *options, *small)
     assert code == 0 and out.startswith("order") and "random order" in out
-    assert "Jensen shannon keeps" in out
+    assert "Jensen-Shannon keeps" in out
     again = command(*run, *options, *small, "--json")
     assert json.loads(again[1])["order"] == "jensen_shannon"
     study = ("--json", "--study", tmp_path / "run")

@@ -31,7 +31,7 @@ def test_the_script_runs_a_config_with_changed_fields(tmp_path):
     measures = "--config.measures=('jensen_shannon',)"
     done = launch(config, workdir, measures, "--config.keep=0.3")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("order") and "jensen shannon" in done.stdout
+    assert done.stdout.startswith("order") and "Jensen-Shannon" in done.stdout
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert sum(pair["kept"] for pair in results["pairs"]) == 4
 
