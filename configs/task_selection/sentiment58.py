@@ -90,6 +90,8 @@ def get_config(argument=None):
     config.tasks = (*told, *REVIEWS, *SENTENCES)
     for name in ("rows", "max_length", "keep", "pairs", "few_shot"):
         config[name] = options[name]
+    # A long run has company on its machine.
+    config.clock = "cpu"
     config.max_dev_rows = 64
     config.max_test_rows = options["test_rows"]
     config.fit.epochs = options["epochs"]

@@ -154,9 +154,10 @@ def savings(results: Results) -> str:
         if curve
         else ""
     )
+    clock = "of the processor" if ledger["clock"] == "cpu" else "by the wall's clock"
     guessed = (
-        f" Trainings of {len(ledger['estimated'])} sources were spared; they count as "
-        "the mean of the others."
+        f" The trainings of {len(ledger['estimated'])} sources were not timed; they "
+        "count as the mean of the others."
         if ledger["estimated"]
         else ""
     )
@@ -165,7 +166,7 @@ def savings(results: Results) -> str:
         elements.table(["account", "all pairs", "kept pairs", "saved"], rows),
         figure,
         note=f"At {results['keep']:g} of the sources of each target, with what "
-        f"measuring took.{guessed}",
+        f"measuring took. Seconds {clock}.{guessed}",
     )
 
 

@@ -7,13 +7,13 @@ pair is kept.
 
 import json
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fusion_jax import atomic
 from fusion_jax.processes import agreed, on_own_device, write_once
+from fusion_jax.systems.clocks import Stopwatch
 from fusion_jax.systems.cold_tasks import few_rows
 from fusion_jax.systems.experts import DIRECT, head_key
 from fusion_jax.systems.identity import fit_identity
@@ -32,7 +32,7 @@ from fusion_jax.training.fit import fit
 from fusion_jax.types import Params
 
 Cells = dict[str, dict[str, Any]]
-"""target -> 'score', 'values', 'rows' (labelled), 'seconds'."""
+"""target -> 'score', 'values', 'rows' (labelled), 'seconds' (`clocks.Spent`)."""
 
 
 def few_shot(
@@ -101,7 +101,7 @@ def _file(
 
 
 def _tune(setting: Setting, problem: Problem, start: Params, file: Path) -> None:
-    begun = time.perf_counter()
+    watch = Stopwatch()
     workdir = file.parent / "fits" / file.stem
     options = stage_config(setting.config.few, setting.config, setting.config.seed)
     tuned = fit(
@@ -116,7 +116,7 @@ def _tune(setting: Setting, problem: Problem, start: Params, file: Path) -> None
         name=file.stem,
         progress=False,
     )
-    seconds = time.perf_counter() - begun
+    spent = watch.spent()
     scores = Judge(problem, setting.config.tokens_per_batch).scores(
         on_own_device(tuned.params), "test"
     )
@@ -124,7 +124,7 @@ def _tune(setting: Setting, problem: Problem, start: Params, file: Path) -> None
         "score": scores.mean,
         "values": scores.values,
         "rows": len(problem.encoded["train"]),
-        "seconds": round(seconds, 3),
+        "seconds": spent,
     }
 
     def write() -> None:

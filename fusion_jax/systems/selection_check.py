@@ -1,6 +1,7 @@
 """What is wrong with a task selection's config, before anything is read."""
 
 from fusion_jax.config import Config
+from fusion_jax.systems.clocks import CLOCKS
 from fusion_jax.systems.selection_defaults import FUSION, PAIRS
 from fusion_jax.systems.selection_measures import check_measures, with_control
 from fusion_jax.transfer.table import MEASURES
@@ -25,6 +26,8 @@ def check_options(config: Config) -> None:
         wrong.append(f"keep: {config.keep}; a fraction above 0 and up to 1")
     if config.pairs not in PAIRS:
         wrong.append(f"pairs: '{config.pairs}' is not one of {', '.join(PAIRS)}")
+    if config.clock not in CLOCKS:
+        wrong.append(f"clock: '{config.clock}' is not one of {', '.join(CLOCKS)}")
     if len(set(config.tasks)) < len(config.tasks):
         wrong.append("tasks: a name is there twice")
     try:

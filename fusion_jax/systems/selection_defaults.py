@@ -39,6 +39,8 @@ def selection_config() -> ConfigDict:
       smallest task has.
     seed: of heads, the order of rows, and every draw.
     rows: training rows of a source, 0 = all; max_dev_rows, max_test_rows: likewise.
+    clock: whose seconds the ledger has: 'wall', or 'cpu' of this process, which work
+      beside it does not change.
     max_length: tokens of an input. tokens_per_batch, dtype: as in DFWE.
     fit: `FitConfig` of the sources.
     few_shot: labelled rows of a target on which the models of kept sources are tuned
@@ -54,6 +56,7 @@ def selection_config() -> ConfigDict:
     config.layers = "last"
     config.texts = 200
     config.budget = 0
+    config.clock = "wall"
     config.pairs = "all"
     config.keep = KEEP
     config.seed = 0

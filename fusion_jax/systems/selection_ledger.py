@@ -70,6 +70,7 @@ def ledger(
     order: str,
     keep: float,
     few_seconds: float | None,
+    clock: str,
 ) -> dict[str, Any]:
     """The ledger of a run.
 
@@ -80,18 +81,19 @@ def ledger(
       order: by which pairs are kept.
       keep: fraction that is kept.
       few_seconds: mean seconds of tuning a pair by few rows; None without that.
+      clock: whose seconds, of `clocks.CLOCKS`.
     """
     names = measured.names
-    training = _filled([rows[n]["train_seconds"] if n in rows else None for n in names])
-    scoring = _filled(
-        [
-            [
-                rows[s]["targets"].get(t, {}).get("seconds") if s in rows else None
-                for t in names
-            ]
-            for s in names
-        ]
-    )
+
+    def of_source(name: str) -> float | None:
+        return rows[name]["train_seconds"][clock] if name in rows else None
+
+    def of_cell(source: str, target: str) -> float | None:
+        cells = rows[source]["targets"] if source in rows else {}
+        return cells[target]["seconds"][clock] if target in cells else None
+
+    training = _filled([of_source(name) for name in names])
+    scoring = _filled([[of_cell(s, t) for t in names] for s in names])
     of_pair = np.repeat(training[:, None], len(names), axis=1)
     if few_seconds is not None:
         of_pair = np.full(of_pair.shape, few_seconds)
@@ -99,7 +101,7 @@ def ledger(
     def of(name: str, fraction: float) -> dict[str, dict[str, float]]:
         measures = [name] if name in measured.distances else list(measured.distances)
         chosen = kept(measured.ranked[name], fraction)
-        measuring = measuring_seconds(measured, measures)
+        measuring = measuring_seconds(measured, measures, clock)
         return account(chosen, measuring, training, scoring, of_pair)
 
     smallest = {
@@ -108,13 +110,11 @@ def ledger(
         if name in measured.ranked
     }
     return {
-        "measuring": dict(measured.seconds),
-        "training": {n: rows[n]["train_seconds"] for n in rows},
-        "scoring": {
-            n: sum(cell["seconds"] for cell in rows[n]["targets"].values())
-            for n in rows
-        },
-        "estimated": [n for n in names if n not in rows],
+        "clock": clock,
+        "measuring": measured.seconds[clock],
+        "training": dict(zip(names, map(of_source, names), strict=True)),
+        "scoring": {s: sum(of_cell(s, t) or 0 for t in names) for s in rows},
+        "estimated": [name for name in names if of_source(name) is None],
         "pair": "few-shot tuning" if few_seconds is not None else "source's training",
         "at_keep": of(order, keep),
         "at_no_loss": {

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +13,13 @@ from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.data import Task
 from fusion_jax.data.encoded import hash_encoded
 from fusion_jax.processes import agreed, write_once
+from fusion_jax.systems.clocks import CLOCKS, Spent, Stopwatch, rescaled
 from fusion_jax.systems.selection_defaults import CONTROL, FUSION
 from fusion_jax.systems.workdir import content_hash
 from fusion_jax.transfer.corpora import Corpora, read_corpora
 from fusion_jax.transfer.ranking import fused_ranks, ranks
 from fusion_jax.transfer.represent import STATE_READS, represent
-from fusion_jax.transfer.study import measure_all
+from fusion_jax.transfer.study import Study, measure_all
 from fusion_jax.transfer.table import MEASURES
 
 
@@ -32,10 +32,10 @@ class Measured(NamedTuple):
       ranked: measure, and 'fusion' of several -> [N, N], 1 = closest, 0 on the
         diagonal.
       left_out: name -> why it is in no table.
-      seconds: 'terms' and 'states', task -> seconds of its representation for measures
-        on terms alone, and for those on states; 'measures', measure -> seconds of all
-        pairs; 'shared', of what measures on states have in common. Of the first time,
-        where representations were found again.
+      seconds: clock -> 'terms' and 'states', task -> seconds of its representation for
+        measures on terms alone, and for those on states; 'measures', measure -> seconds
+        of all pairs; 'shared', of what measures on states have in common. Of the first
+        time, where representations were found again.
       budget: tokens of each task that distributions are of.
       texts: of each task that samples are of.
     """
@@ -83,24 +83,23 @@ def measure_tasks(
     chosen = tuple(dict.fromkeys(measures)) or tuple(
         name for name in MEASURES if encoder is not None or not reads_states(name)
     )
-    begun = time.perf_counter()
+    watch = Stopwatch()
     corpora = read_corpora(
         tasks, tokenizer, budget=budget, texts=texts, max_length=max_length, seed=seed
     )
-    reading = (time.perf_counter() - begun) / len(tasks)
+    reading, watch = watch.spent(1 / len(tasks)), Stopwatch()
     represented = represent(corpora)
-    seconds: dict[str, Any] = {
-        "terms": {name: reading + s for name, s in represented.seconds.items()},
-        "states": None,
-    }
+    taken = {"terms": (represented.seconds, watch.spent())}
     if any(map(reads_states, chosen)):
+        watch = Stopwatch()
         represented = represent(corpora, encoder, layers=layers, cache=cache)
-        seconds["states"] = {
-            name: reading + s for name, s in represented.seconds.items()
-        }
+        taken["states"] = represented.seconds, watch.spent()
+    watch = Stopwatch()
     study = measure_all(represented, chosen, seed=seed)
-    seconds["measures"] = dict(study.seconds)
-    seconds["shared"] = study.shared_seconds
+    measuring = watch.spent()
+    seconds = {
+        clock: _seconds(clock, reading, taken, study, measuring) for clock in CLOCKS
+    }
     if cache is not None:
         seconds = _first_time(Path(cache), corpora, encoder, chosen, layers, seconds)
     names = represented.names
@@ -118,15 +117,34 @@ def measure_tasks(
     )
 
 
-def measuring_seconds(measured: Measured, measures: Sequence[str]) -> float:
+def measuring_seconds(measured: Measured, measures: Sequence[str], clock: str) -> float:
     """What an order by these measures takes: representations, and all pairs."""
-    seconds = measured.seconds
+    seconds = measured.seconds[clock]
     states = any(map(reads_states, measures))
     return (
         sum(seconds["states" if states else "terms"].values())
         + (seconds["shared"] if states else 0.0)
         + sum(seconds["measures"][name] for name in measures)
     )
+
+
+def _seconds(
+    clock: str,
+    reading: Spent,
+    taken: Mapping[str, tuple[Mapping[str, float], Spent]],
+    study: Study,
+    measuring: Spent,
+) -> dict[str, Any]:
+    """What reading, representations and measures took by one clock."""
+    found: dict[str, Any] = {"terms": None, "states": None}
+    for kind, (parts, whole) in taken.items():
+        found[kind] = {
+            name: (reading[clock] or 0.0) + x
+            for name, x in rescaled(parts, whole, clock).items()
+        }
+    found["measures"] = rescaled(study.seconds, measuring, clock)
+    shared = {"shared": study.shared_seconds}
+    return found | rescaled(shared, measuring, clock)
 
 
 def _first_time(

@@ -167,7 +167,7 @@ def _choice(measured: Measured, target: str, chosen: Sequence[str]) -> Choice:
     t = names.index(target)
     places = [s for s in range(len(names)) if s != t]
     places.sort(key=lambda s: measured.ranked[order][s, t])
-    seconds = measured.seconds
+    seconds = measured.seconds["wall"]
     kinds = [seconds[kind] for kind in ("terms", "states") if seconds[kind]]
     return Choice(
         target,

@@ -81,7 +81,11 @@ def run(
                 table_of(rows, names, "confidence"),
                 config.order,
             )
-    tuned = [c["seconds"] for cells in (few or {}).values() for c in cells.values()]
+    tuned = [
+        cell["seconds"][config.clock]
+        for cells in (few or {}).values()
+        for cell in cells.values()
+    ]
     results = selection_results(
         setting,
         measured,
@@ -96,6 +100,7 @@ def run(
             config.order,
             config.keep,
             float(np.mean(tuned)) if tuned else None,
+            config.clock,
         ),
         seconds,
     )

@@ -9,7 +9,6 @@ so that a run that was stopped goes on where it stood.
 import json
 import logging
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +21,7 @@ from fusion_jax.evaluation.predictions import softmax
 from fusion_jax.evaluation.readout import Readout
 from fusion_jax.evaluation.scoring import score
 from fusion_jax.processes import agreed, write_once
+from fusion_jax.systems.clocks import Stopwatch
 from fusion_jax.systems.experts import fitted_once, head_key
 from fusion_jax.systems.identity import fit_identity
 from fusion_jax.systems.judge import Judge
@@ -41,7 +41,7 @@ Row = dict[str, Any]
 """Of a source: 'train_seconds', and 'targets': name -> cell. A cell has 'score',
 'values' (by metric), 'loss', 'confidence' (mean largest probability), 'rows',
 'seconds', 'logits' (of each test row, so that another score needs no other run), and
-'identity' of what was scored."""
+'identity' of what was scored. Seconds are `clocks.Spent`."""
 
 
 def zero_shot(setting: Setting, targets: Mapping[str, Sequence[str]]) -> dict[str, Row]:
@@ -113,14 +113,15 @@ class Pool:
 
     def cells(self, params: Params) -> dict[str, dict[str, Any]]:
         """What a model says of every target: target -> cell."""
-        begun = time.perf_counter()
+        watch = Stopwatch()
         readout = self._judge.readout(params, "test")
-        a_row = (time.perf_counter() - begun) / int(self._ends[-1])
+        rows_in_all = int(self._ends[-1])
+        spent = {n: watch.spent(n / rows_in_all) for n in set(np.diff(self._ends))}
         found = {}
         for place, (name, problem) in enumerate(self._problems.items()):
             rows = slice(self._ends[place], self._ends[place + 1])
             cell = _cell(problem, {k: x[rows] for k, x in readout.items()})
-            found[name] = {**cell, "seconds": round(a_row * cell["rows"], 4)}
+            found[name] = {**cell, "seconds": spent[cell["rows"]]}
         return found
 
 
@@ -155,10 +156,10 @@ def _row(
 def _timed_model(setting: Setting, name: str, identity: str, row: Row) -> Params:
     """The model; what its training took goes into the row, and stays beside it."""
     timing = setting.folder / "experts" / f"{name}-{identity}.json"
-    begun = time.perf_counter()
+    watch = Stopwatch()
     params = source_model(setting, name)
     if not agreed(timing.is_file):
-        seconds = {"train_seconds": round(time.perf_counter() - begun, 3)}
+        seconds = {"train_seconds": watch.spent()}
         write_once(str(timing), lambda: atomic.write_json(timing, seconds))
     row |= json.loads(timing.read_text())
     return params

@@ -70,6 +70,7 @@ def results():
         "ledger": {
             "pair": "few-shot tuning",
             "estimated": [],
+            "clock": "wall",
             "at_keep": accounts,
             "at_no_loss": {"jensen_shannon": {"keep": 0.5, **accounts}},
             "curve": [{"keep": f, **accounts} for f in (0.5, 1.0)],
