@@ -9,7 +9,8 @@ SYSTEM = "task_selection"
 
 DEFAULT_MEASURE = "jensen_shannon"
 """By which sources are ranked where nothing else is said: of distributions of terms,
-label-free, in seconds and without an encoder."""
+label-free, in seconds and without an encoder. Others found it sound (Ruder and Plank
+2017, arXiv:1707.05246); the study of 58 tasks is still to confirm or replace it."""
 
 FUSION = "fusion"
 """The order by all measures together."""
