@@ -81,16 +81,16 @@ def measures_table(results: Results) -> Table:
             "NDCG",
             "first",
             "keep",
-            "saved, pairs",
-            "saved, sources",
+            "pairs",
+            "sources",
         ),
         tuple(rows),
         "Spearman's rho over the sources of a target: mean, standard deviation and "
         "least over targets. Regret in % of the best source's score; NDCG of scores "
         "above the target's least; first: mean score of the first source. keep: the "
         "smallest fraction of sources that holds the best one of 95 % of targets; "
-        "saved: the share of seconds that this saves where every pair, or every "
-        "source, is tuned.",
+        "pairs, sources: the share of the seconds that this saves where every pair, or "
+        "every source, is tuned.",
     )
 
 
