@@ -30,6 +30,7 @@ REQUIRED = [
     "optax",
     # Version 1.0 moves the top level of the library to its v1 interface.
     "orbax-checkpoint>=0.12,<1.0",
+    "ott-jax>=0.6",
     "pyyaml",
     "safetensors",
     "scikit-learn",
@@ -46,6 +47,8 @@ EXTRAS = {
         "hypothesis",
         "jinja2",
         "moto[server]>=5.2",
+        # What transport between samples is held against.
+        "POT",
         "pytest",
         "pytest-xdist",
         "s3fs>=2026.6",
@@ -53,7 +56,7 @@ EXTRAS = {
     ],
     # One version of each tool, the same as in .pre-commit-config.yaml.
     "dev": ["pre-commit", "pyright==1.1.414", "ruff==0.17.6"],
-    "bench": ["psutil", "torch"],
+    "bench": ["POT", "psutil", "torch"],
     "parity": ["torch"],
     "tpu": ["jax[tpu]>=0.10"],
     "cuda13": ["jax[cuda13]>=0.10"],

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fusion_jax.transfer.pairs import CHUNK, all_pairs
+from fusion_jax.transfer.pairs import all_pairs
 from fusion_jax.transfer.represent import Represented
-from fusion_jax.transfer.sample_divergences import median_bandwidth, unit_directions
+from fusion_jax.transfer.sample_divergences import median_bandwidth
 from fusion_jax.transfer.table import MEASURES
+from fusion_jax.transfer.transport import unit_directions
 
 
 class Study(NamedTuple):
@@ -39,7 +40,7 @@ def measure_all(
     measures: Iterable[str] | None = None,
     *,
     seed: int = 0,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Study:
     """Measures all pairs, each measure with the options of one study.
@@ -81,17 +82,19 @@ def measure_all(
 def study_options(
     measures: Iterable[str], represented: Represented, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Options that are one for all pairs: the bandwidth, the directions."""
+    """Options that are one for all pairs: bandwidth, epsilon, directions."""
     chosen = set(measures)
     found: dict[str, dict[str, Any]] = {}
-    if "mmd" in chosen:
-        sample = represented.reads["sample"]
-        found["mmd"] = {"gamma": median_bandwidth(sample, seed=seed)}
+    if chosen & {"mmd", "sinkhorn"}:
+        gamma = median_bandwidth(represented.reads["sample"], seed=seed)
+        found["mmd"] = {"gamma": gamma}
+        # A tenth of the squared median distance, 1 / (2 gamma).
+        found["sinkhorn"] = {"epsilon": 0.1 / (2 * gamma)}
     if "sliced_wasserstein" in chosen:
         width = np.shape(represented.reads["sample"])[-1]
         directions = unit_directions(width, seed=seed)
         found["sliced_wasserstein"] = {"directions": directions}
-    return found
+    return {name: options for name, options in found.items() if name in chosen}
 
 
 def _check(chosen: tuple[str, ...], represented: Represented) -> None:
