@@ -3,8 +3,11 @@
 from fusion_jax.config import Config
 from fusion_jax.systems.clocks import CLOCKS
 from fusion_jax.systems.selection_defaults import FUSION, PAIRS
-from fusion_jax.systems.selection_measures import check_measures, with_control
-from fusion_jax.transfer.table import MEASURES
+from fusion_jax.systems.selection_measures import (
+    AVAILABLE,
+    check_measures,
+    with_control,
+)
 
 
 def check_options(config: Config) -> None:
@@ -34,7 +37,7 @@ def check_options(config: Config) -> None:
         check_measures(config.measures)
     except ValueError as error:
         wrong.append(str(error))
-    known = with_control(config.measures) or tuple(MEASURES)
+    known = with_control(config.measures) or AVAILABLE
     orders = (*known, FUSION) if len(known) > 1 else known
     if config.order not in orders:
         wrong.append(f"order: '{config.order}' is not one of {', '.join(orders)}")

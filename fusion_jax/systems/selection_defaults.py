@@ -32,8 +32,8 @@ def selection_config() -> ConfigDict:
     encoder: Hugging Face directory, 'package:NAME/DIR', or hub id.
     data: reader of `systems.tasks.READERS` and its options.
     tasks: names, of one label space; empty = all. Each is a source and a target.
-    measures: of `transfer.table.MEASURES`; empty = all. order: the measure, or 'fusion'
-      of all of them, by which sources are kept.
+    measures: of `selection_measures.AVAILABLE`; empty = all. order: the measure, or
+      'fusion' of all of them, by which sources are kept.
     pairs: of `PAIRS`. keep: fraction of the sources of each target that is kept.
     layers: whose states are read, 'last', 'all' or a number. texts: of a task for
       samples of states. budget: tokens of a task for distributions, 0 = as many as the

@@ -18,9 +18,16 @@ from fusion_jax.systems.selection_defaults import CONTROL, FUSION
 from fusion_jax.systems.workdir import content_hash
 from fusion_jax.transfer.corpora import Corpora, read_corpora
 from fusion_jax.transfer.ranking import fused_ranks, ranks
-from fusion_jax.transfer.represent import STATE_READS, represent
+from fusion_jax.transfer.represent import STATE_READS, TERM_READS, represent
 from fusion_jax.transfer.study import Study, measure_all
 from fusion_jax.transfer.table import MEASURES
+
+AVAILABLE = tuple(
+    name
+    for name, measure in MEASURES.items()
+    if measure.reads in (*TERM_READS, *STATE_READS)
+)
+"""Measures that need no more than texts and the pretrained encoder."""
 
 
 class Measured(NamedTuple):
@@ -66,7 +73,7 @@ def measure_tasks(
 
     Args:
       tasks: with train; labels are not looked at, but for the count of classes.
-      measures: of `MEASURES`; empty = all, without an encoder all on terms.
+      measures: of `AVAILABLE`; empty = all, without an encoder all on terms.
       encoder: for measures that read its states; not used without one of them.
       tokenizer: of the encoder.
       layers: whose states are read.
@@ -81,7 +88,7 @@ def measure_tasks(
     """
     check_measures(measures)
     chosen = tuple(dict.fromkeys(measures)) or tuple(
-        name for name in MEASURES if encoder is not None or not reads_states(name)
+        name for name in AVAILABLE if encoder is not None or not reads_states(name)
     )
     watch = Stopwatch()
     corpora = read_corpora(
@@ -180,9 +187,9 @@ def reads_states(measure: str) -> bool:
 
 
 def check_measures(measures: Sequence[str], option: str = "measures") -> None:
-    """Raises ValueError with all unknown names."""
-    unknown = [name for name in measures if name not in MEASURES]
+    """Raises ValueError with all names that are not among `AVAILABLE`."""
+    unknown = [name for name in measures if name not in AVAILABLE]
     if unknown:
         raise ValueError(
-            f"{option}: {', '.join(unknown)} unknown; there are {', '.join(MEASURES)}"
+            f"{option}: {', '.join(unknown)} unknown; there are {', '.join(AVAILABLE)}"
         )

@@ -54,8 +54,8 @@ def rank_sources(
     Args:
       target: with train; its labels are not looked at.
       sources: of other names than the target's.
-      measures: of `transfer.table.MEASURES`, by whose rank fusion sources are ordered
-        if they are several; empty = `DEFAULT_MEASURE`.
+      measures: of `selection_measures.AVAILABLE`, by whose rank fusion sources are
+        ordered if they are several; empty = `DEFAULT_MEASURE`.
       encoder: whose tokenizer reads the texts, and whose states some measures read.
       max_length: tokens of a text that the encoder reads.
       seed: of draws.
