@@ -19,7 +19,7 @@ from fusion_jax.systems.workdir import content_hash
 from fusion_jax.transfer.corpora import Corpora, read_corpora
 from fusion_jax.transfer.ranking import fused_ranks, ranks
 from fusion_jax.transfer.represent import STATE_READS, TERM_READS, represent
-from fusion_jax.transfer.study import Study, measure_all
+from fusion_jax.transfer.study import measure_all
 from fusion_jax.transfer.table import MEASURES
 
 AVAILABLE = tuple(
@@ -41,8 +41,8 @@ class Measured(NamedTuple):
       left_out: name -> why it is in no table.
       seconds: clock -> 'terms' and 'states', task -> seconds of its representation for
         measures on terms alone, and for those on states; 'measures', measure -> seconds
-        of all pairs; 'shared', of what measures on states have in common. Of the first
-        time, where representations were found again.
+        of all pairs; 'shared', of what measures on states have in common. Where
+        representations were found again, theirs are of the first time.
       budget: tokens of each task that distributions are of.
       texts: of each task that samples are of.
     """
@@ -94,21 +94,28 @@ def measure_tasks(
     corpora = read_corpora(
         tasks, tokenizer, budget=budget, texts=texts, max_length=max_length, seed=seed
     )
-    reading, watch = watch.spent(1 / len(tasks)), Stopwatch()
+    reading = watch.spent(1 / len(tasks))
+    watch = Stopwatch()
     represented = represent(corpora)
-    taken = {"terms": (represented.seconds, watch.spent())}
+    taken = {"terms": _by_clock(reading, represented.seconds, watch.spent())}
     if any(map(reads_states, chosen)):
         watch = Stopwatch()
         represented = represent(corpora, encoder, layers=layers, cache=cache)
-        taken["states"] = represented.seconds, watch.spent()
+        taken["states"] = _by_clock(reading, represented.seconds, watch.spent())
+    if cache is not None:
+        taken = _first_time(Path(cache), corpora, encoder, layers, taken)
     watch = Stopwatch()
     study = measure_all(represented, chosen, seed=seed)
-    measuring = watch.spent()
+    whole = watch.spent()
     seconds = {
-        clock: _seconds(clock, reading, taken, study, measuring) for clock in CLOCKS
+        clock: {
+            "terms": taken["terms"][clock],
+            "states": taken["states"][clock] if "states" in taken else None,
+            "measures": rescaled(study.seconds, whole, clock),
+            **rescaled({"shared": study.shared_seconds}, whole, clock),
+        }
+        for clock in CLOCKS
     }
-    if cache is not None:
-        seconds = _first_time(Path(cache), corpora, encoder, chosen, layers, seconds)
     names = represented.names
     ranked = {name: ranks(table, names) for name, table in study.distances.items()}
     if len(ranked) > 1:
@@ -135,44 +142,41 @@ def measuring_seconds(measured: Measured, measures: Sequence[str], clock: str) -
     )
 
 
-def _seconds(
-    clock: str,
-    reading: Spent,
-    taken: Mapping[str, tuple[Mapping[str, float], Spent]],
-    study: Study,
-    measuring: Spent,
-) -> dict[str, Any]:
-    """What reading, representations and measures took by one clock."""
-    found: dict[str, Any] = {"terms": None, "states": None}
-    for kind, (parts, whole) in taken.items():
-        found[kind] = {
+Taken = dict[str, dict[str, dict[str, float]]]
+"""'terms' and 'states' -> clock -> task -> seconds."""
+
+
+def _by_clock(
+    reading: Spent, parts: Mapping[str, float], whole: Spent
+) -> dict[str, dict[str, float]]:
+    """What the reading and representation of each task took, by both clocks."""
+    return {
+        clock: {
             name: (reading[clock] or 0.0) + x
             for name, x in rescaled(parts, whole, clock).items()
         }
-    found["measures"] = rescaled(study.seconds, measuring, clock)
-    shared = {"shared": study.shared_seconds}
-    return found | rescaled(shared, measuring, clock)
+        for clock in CLOCKS
+    }
 
 
 def _first_time(
     cache: Path,
     corpora: Corpora,
     encoder: hf.Checkpoint | None,
-    chosen: Sequence[str],
     layers: str | int,
-    seconds: dict[str, Any],
-) -> dict[str, Any]:
+    taken: Taken,
+) -> Taken:
     """The seconds of the run that computed what this one may have found."""
     identity = content_hash(
         tasks={c.name: hash_encoded(c.inputs) for c in corpora.kept},
         amounts=[corpora.budget, corpora.texts],
         encoder=None if encoder is None else encoder.sha256,
-        measures=list(chosen),
         layers=layers,
+        kinds=list(taken),
     )
     file = cache / f"seconds-{identity}.json"
     if not agreed(file.is_file):
-        write_once(str(file), lambda: atomic.write_json(file, seconds))
+        write_once(str(file), lambda: atomic.write_json(file, taken))
     return json.loads(file.read_text())
 
 
