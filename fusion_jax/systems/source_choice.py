@@ -89,21 +89,6 @@ def rank_sources(
     return _choice(measured, target.name, chosen)
 
 
-def nearest(
-    tasks: Mapping[str, Task], target: str, count: int, **options: Any
-) -> tuple[str, ...]:
-    """The `count` nearest sources of a target among the other tasks.
-
-    Args:
-      tasks: name -> task, the target among them.
-      target: name.
-      count: at least 1; all where there are fewer.
-      options: of `rank_sources`.
-    """
-    others = [task for name, task in tasks.items() if name != target]
-    return rank_sources(tasks[target], others, **options).sources[:count]
-
-
 def read_folders(
     target: str | os.PathLike[str], sources: Sequence[str | os.PathLike[str]]
 ) -> tuple[Task, list[Task], dict[str, str]]:

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from fusion_jax.cli import select
+from fusion_jax.transfer.ranking import KEEP
 from tests.small_models import write_model
 from tests.systems.selection_tasks import DOMAINS, write_domains, write_rows
 
@@ -42,6 +44,10 @@ def test_without_a_study_no_gain_is_told(folder, command):
     record = json.loads(command(*arguments(folder, "a1", "--json"))[1])
     assert record["study"] is None
     assert {entry["expected_gain"] for entry in record["sources"]} == {None}
+
+
+def test_the_fraction_without_an_option_is_the_package_s():
+    assert select.KEEP == KEEP
 
 
 def test_several_measures_rank_together_and_states_are_read(folder, command):
