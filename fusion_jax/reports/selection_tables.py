@@ -45,9 +45,12 @@ def label(name: str) -> str:
 def ordered(results: Results) -> list[str]:
     """Orders, the best mean correlation first."""
     judged = results["measures"]
-    return sorted(
-        judged, key=lambda name: (-(judged[name]["spearman"]["mean"] or -2), name)
-    )
+
+    def place(name: str) -> tuple[bool, float, str]:
+        mean = judged[name]["spearman"]["mean"]
+        return (mean is None, -(mean or 0.0), name)
+
+    return sorted(judged, key=place)
 
 
 def measures_table(results: Results) -> Table:

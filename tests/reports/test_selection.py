@@ -119,6 +119,16 @@ def test_the_table_puts_the_best_order_first_and_dashes_for_nothing(results):
     assert "left out: e: one <class>" in told(results)
 
 
+def test_no_correlation_stands_above_a_negative_one_and_none_last(results):
+    results["measures"] = {
+        "mmd": order(None, None),
+        "kl": order(-0.2, None),
+        "coral": order(0.0, None),
+    }
+    rows = measures_table(results).rows
+    assert [row[0] for row in rows] == ["CORAL", "KL(source, target)", "MMD"]
+
+
 def test_the_tree_joins_near_tasks_first():
     distances = np.array([[0, 9, 1, 9], [9, 0, 9, 2], [1, 9, 0, 9], [9, 2, 9, 0.0]])
     tree = selection_plots.tree_of(distances)
