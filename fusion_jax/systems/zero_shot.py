@@ -39,7 +39,7 @@ SHARED_HEAD = "shared"
 
 Row = dict[str, Any]
 """Of a source: 'train_seconds', and 'targets': name -> cell. A cell has 'score',
-'values' (by metric), 'loss', 'confidence' (mean largest probability), 'rows',
+'values' (by metric), 'loss', 'confidence' (mean probability of the answers), 'rows',
 'seconds', 'logits' (of each test row, so that another score needs no other run), and
 'identity' of what was scored. Seconds are `clocks.Spent`."""
 
@@ -180,6 +180,9 @@ def _cell(problem: Problem, readout: Readout) -> dict[str, Any]:
     scores = score(readout, encoded, problem.metrics)
     logits = np.asarray(readout["logits"], np.float64)
     likely = softmax(logits).max(axis=-1)
+    if problem.kind == "multi_label":
+        # Each class is a yes or no of its own.
+        likely = softmax(np.stack([logits, 0 * logits], axis=-1)).max(axis=-1)
     return {
         "score": scores.mean,
         "values": scores.values,

@@ -249,3 +249,23 @@ def test_bad_options_are_all_named_at_once(place, tmp_path):
         task_selection.run(config, tmp_path / "run")
     for part in ("keep: 0.0", "pairs: 'some'", "kl2 unknown", "order: 'x'"):
         assert part in str(told.value)
+
+
+def test_tasks_of_several_labels_a_row_are_tried_too(place, tmp_path):
+    write_domains(tmp_path / "tasks")
+    for name in NAMES:
+        folder = tmp_path / "tasks" / name
+        for seed, (split, count) in enumerate(
+            (("train", 24), ("dev", 12), ("test", 8))
+        ):
+            rows = rows_of(DOMAINS[name], count, seed)
+            several = [{"text": r["text"], "labels": [r["label"]]} for r in rows]
+            write_rows(folder, split, several)
+    config = make_config(place, measures=("jensen_shannon",), tasks=NAMES[:3])
+    config.data.path = str(tmp_path / "tasks")
+    config.fit.epochs = 1
+    found = task_selection.run(config, tmp_path / "run").results
+    assert found["metric"] == "f1_micro" and len(found["pairs"]) == 6
+    [file] = (tmp_path / "run" / "zero_shot").glob("a1-*.json")
+    for cell in json.loads(file.read_text())["targets"].values():
+        assert 0.5 <= cell["confidence"] <= 1
