@@ -30,7 +30,6 @@ REQUIRED = [
     "optax",
     # Version 1.0 moves the top level of the library to its v1 interface.
     "orbax-checkpoint>=0.12,<1.0",
-    "ott-jax>=0.6",
     "pyyaml",
     "safetensors",
     "scikit-learn",
@@ -47,7 +46,8 @@ EXTRAS = {
         "hypothesis",
         "jinja2",
         "moto[server]>=5.2",
-        # What transport between samples is held against.
+        # What transport between samples is held against: OTT and POT.
+        "ott-jax>=0.6",
         "POT",
         "pytest",
         "pytest-xdist",

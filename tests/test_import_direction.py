@@ -44,7 +44,7 @@ HOMES = {
     "yaml": ("checkpoints",),
     "tokenizers": ("data",),
     "evosax": ("search",),
-    "ott": ("transfer",),
+    "ott": (),
     "matplotlib": ("reports",),
     "ray": ("collaboration",),
     "fsspec": ("collaboration",),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import ot
+import scipy.linalg
 import scipy.spatial.distance as distance
 import scipy.special
 import scipy.stats
@@ -46,13 +47,13 @@ def sinkhorn(x, y, epsilon):
 
 
 def bures(x, y):
-    """POT's is the root."""
-    return (
-        ot.gaussian.bures_wasserstein_distance(
-            x.mean, y.mean, x.covariance, y.covariance
-        )
-        ** 2
-    )
+    """By SciPy: POT's is NaN for covariances of fewer texts than dimensions."""
+    values, vectors = scipy.linalg.eigh(x.covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    cross = scipy.linalg.eigh(root @ y.covariance @ root, eigvals_only=True)
+    traces = np.trace(x.covariance) + np.trace(y.covariance)
+    spread = traces - 2 * np.sqrt(np.maximum(cross, 0)).sum()
+    return np.sum((x.mean - y.mean) ** 2) + spread
 
 
 def gaussian_bhattacharyya(x, y):

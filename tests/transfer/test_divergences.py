@@ -294,6 +294,23 @@ def test_transport_of_samples_far_apart_is_a_number_and_of_one_sample_is_zero():
     np.testing.assert_allclose(np.diag(table), 0, atol=1e-9)
 
 
+def test_transport_is_that_of_ott():
+    from ott.geometry.pointcloud import PointCloud
+    from ott.tools.sinkhorn_divergence import sinkhorn_divergence
+
+    x, y = RANDOM.normal(size=(2, ROWS, WIDTH))
+    with jax.enable_x64(True):
+        expected, _ = sinkhorn_divergence(
+            PointCloud,
+            jnp.asarray(x),
+            jnp.asarray(y + 1),
+            epsilon=EPSILON,
+            solve_kwargs={"threshold": 1e-9},
+        )
+    found = all_pairs("sinkhorn", np.stack([x, y + 1]), options={"epsilon": EPSILON})
+    assert found[0, 1] == pytest.approx(float(expected), rel=1e-8)
+
+
 def test_a_classifier_that_parts_all_saturates_and_its_margin_does_not():
     sample = RANDOM.normal(size=(ROWS, WIDTH))
     tasks = np.stack([sample, *(sample[::-1] + shift for shift in (8, 16, 32))])
