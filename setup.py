@@ -46,6 +46,9 @@ EXTRAS = {
         "hypothesis",
         "jinja2",
         "moto[server]>=5.2",
+        # What transport between samples is held against: OTT and POT.
+        "ott-jax>=0.6",
+        "POT",
         "pytest",
         "pytest-xdist",
         "s3fs>=2026.6",
@@ -53,7 +56,7 @@ EXTRAS = {
     ],
     # One version of each tool, the same as in .pre-commit-config.yaml.
     "dev": ["pre-commit", "pyright==1.1.414", "ruff==0.17.6"],
-    "bench": ["psutil", "torch"],
+    "bench": ["POT", "psutil", "torch"],
     # Other versions of peft may write other files than those the tests were held
     # against.
     "parity": ["peft==0.21.2", "torch"],

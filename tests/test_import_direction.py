@@ -44,6 +44,7 @@ HOMES = {
     "yaml": ("checkpoints",),
     "tokenizers": ("data",),
     "evosax": ("search",),
+    "ott": (),
     "matplotlib": ("reports",),
     "ray": ("collaboration",),
     "fsspec": ("collaboration",),

@@ -3,8 +3,8 @@
 Command: python launch/dfwe.py \
     --config=configs/dfwe/local.py:data=DIR,target=NAME,sources=A+B+C --workdir=DIR
 Options: data=DIR (holds the task folders), target=NAME or A+B, sources=A+B (all other
-folders by default), shots=N, source_shots=N, encoder=DIR, experts=DIR+DIR (skips
-training), smoke.
+folders by default; auto:3 = the three whose texts are nearest), shots=N,
+source_shots=N, encoder=DIR, experts=DIR+DIR (skips training), smoke.
 """
 
 from fusion_jax.config import parse_options

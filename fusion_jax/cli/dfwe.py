@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sources",
         type=names,
         metavar="A+B",
-        help="tasks; all but the target without it",
+        help="tasks; all but the target without it; auto:3 takes the three nearest",
     )
     parser.add_argument("--source-shots", type=int, help="rows of each source, in all")
     parser.add_argument(

@@ -19,6 +19,8 @@ COMMANDS: dict[str, str] = {
     "cold-fusion": "evolve a shared base by contributors' fine-tunes, simulated",
     "dataless-fusion": "merge owners' models without their data, and test the result",
     "portability": "train modules on one model, port them to others, and test them",
+    "task-selection": "rank source tasks by divergences, held against transfer",
+    "select": "rank your own source tasks for a target, without training",
     "repository": "evolve one base model with a group, on plain storage",
     "finetune": "fine-tune an encoder on one task",
     "evaluate": "score any model directory on a task folder",

@@ -56,7 +56,8 @@ def dfwe_config() -> ConfigDict:
 
     encoder: Hugging Face directory, 'package:NAME/DIR', or hub id.
     data: reader of `systems.tasks.READERS` and its options.
-    targets: names of tasks; empty = all. sources: names; empty = all but the target.
+    targets: names of tasks; empty = all. sources: names; empty = all but the target;
+      'auto:k' = the k whose texts are nearest to the target's, of all in the data.
     experts: directories of fine-tuned models; skips all training.
     seeds, seed: runs with seeds seed .. seed + seeds - 1.
     shots, source_shots: training rows in all, 0 = all.
@@ -231,6 +232,11 @@ def shrink(config: Config) -> None:
     """Cuts a config down to a run that shows that everything works, and no more."""
     config.max_test_rows = 32
     config.max_length = 32
+    if config.system == "task_selection":
+        config.rows, config.max_dev_rows, config.few_shot = 32, 32, 0
+        for stage in (config.fit, config.few):
+            stage.update({"epochs": 1, "head_epochs": 0})
+        return
     config.shots = 32
     if config.system == "finetune":
         config.fit.update({"epochs": 1, "head_epochs": 0})

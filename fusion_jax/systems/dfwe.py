@@ -24,6 +24,7 @@ from fusion_jax.processes import agreed, write_once
 from fusion_jax.search.points import Points
 from fusion_jax.systems import experts as stages
 from fusion_jax.systems.artefacts import shown, write_artefacts
+from fusion_jax.systems.auto_sources import auto_count, source_names
 from fusion_jax.systems.dfwe_modules import (
     Searched,
     frozen_host,
@@ -211,6 +212,9 @@ def _read(config: Config, seed: int) -> dict[str, Task]:
     """
     targets = tuple(config.targets)
     sources = () if config.experts else tuple(config.sources)
+    if auto_count(sources):
+        # Among all there are.
+        sources = ()
     named = tuple(dict.fromkeys(targets + sources))
     enough = targets and (sources or config.experts)
     tasks = read_tasks(config.data, named if enough else (), seed)
@@ -312,8 +316,9 @@ def train_models(
         return models, start, None
     sources = {
         name: problem_of(setting, name, config.source_shots)
-        for name in tuple(config.sources) or tuple(setting.tasks)
-        if name != problem.task.name
+        for name in source_names(
+            config, setting.tasks, problem.task.name, encoder, setting.seed
+        )
     }
     pretrain = _fit_config(setting, config.source)
     trained = stages.train_sources(sources, encoder, pretrain, folder)

@@ -16,6 +16,7 @@ from fusion_jax.systems.defaults import (
     finetune_config,
 )
 from fusion_jax.systems.portability_defaults import portability_config
+from fusion_jax.systems.selection_defaults import selection_config
 
 
 def dfwe_on_folders(data: str | os.PathLike[str]) -> Config:
@@ -42,6 +43,13 @@ def cold_on_folders(data: str | os.PathLike[str]) -> Config:
 def portability_on_folders(data: str | os.PathLike[str]) -> Config:
     """The portability study's config for a folder of task folders; it has no hosts."""
     config: Config = portability_config()
+    config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
+    return config
+
+
+def selection_on_folders(data: str | os.PathLike[str]) -> Config:
+    """Task selection's config for a folder of task folders of one label set."""
+    config: Config = selection_config()
     config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
     return config
 

@@ -7,7 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from fusion_jax.evaluation.readout import collect, make_reader, read, readout
+from fusion_jax.evaluation.readout import (
+    Readout,
+    collect,
+    make_reader,
+    read,
+    readout,
+)
 from fusion_jax.evaluation.scoring import Scores, score
 from fusion_jax.systems.problem import Problem
 from fusion_jax.types import Batch, Outputs, Params
@@ -28,10 +34,13 @@ class Judge:
 
     def scores(self, params: Params, split: str) -> Scores:
         """Scores of one model."""
+        return self._scored(self.readout(params, split), split)
+
+    def readout(self, params: Params, split: str) -> Readout:
+        """What scoring needs of one model's outputs, in the order of the rows."""
         reader = _reader(self.problem.model.apply, self.problem.kind)
         batches = [batch for _, batch in self._placed(split)]
-        rows = len(self.problem.encoded[split])
-        return self._scored(read(reader, params, batches, rows), split)
+        return read(reader, params, batches, len(self.problem.encoded[split]))
 
     def scores_of(
         self, outputs: Callable[..., Outputs], given: Any, split: str

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from fusion_jax.data import Task, TaskError, few_shot, load_task, split_off_dev
 from fusion_jax.data.feta_friends import load_feta_friends
 from fusion_jax.data.hub import from_datasets
-from fusion_jax.data.synthetic import generate
+from fusion_jax.data.synthetic import LABELS, generate
 
 
 def _synthetic(options: Mapping[str, Any], names: tuple[str, ...], seed: int):
@@ -20,11 +20,32 @@ def _synthetic(options: Mapping[str, Any], names: tuple[str, ...], seed: int):
     return {name: made[name] for name in names or made}
 
 
+def _synthetic_domains(options: Mapping[str, Any], names: tuple[str, ...], seed: int):
+    """One generated task in several domains, `asks`_0 to `asks`_(count - 1).
+
+    Each domain has phrases of its own that are common, so that domains have one label
+    space and differ in their words; domains 2 i and 2 i + 1 share them.
+    """
+    told = dict(options)
+    asks, count = told.pop("asks", "stance"), int(told.pop("count", 6))
+    if asks not in LABELS:
+        raise ValueError(f"data.asks: '{asks}' is none of {', '.join(LABELS)}")
+    # Tasks are made in their order: those after it are not needed.
+    told["num_tasks"] = list(LABELS).index(asks) + 1
+    made = {}
+    for domain in range(count):
+        told["ambiguity"] = 0.1 + 0.2 * (domain % 2)
+        task = generate(1000 * seed + domain // 2, **told)[asks]
+        made[f"{asks}_{domain}"] = replace(task, name=f"{asks}_{domain}")
+    return {name: made[name] for name in names or made}
+
+
 def _folders(options: Mapping[str, Any], names: tuple[str, ...], seed: int):
     """Task folders below `path`, all of them where no names are given.
 
     `tasks` may hold for each name what `load_task` is told over the folder's own
-    task.json: labels, columns, where, label_map, ...
+    task.json: labels, columns, where, label_map, ... Its `folder` makes several tasks
+    of one folder: the name is the task's own then.
     """
     root = Path(options["path"])
     if not root.is_dir():
@@ -37,15 +58,18 @@ def _folders(options: Mapping[str, Any], names: tuple[str, ...], seed: int):
             p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")
         )
     )
-    return {
-        name: load_task(
-            root / name,
+    read = {}
+    for name in names:
+        told = dict(options.get("tasks", {}).get(name, {}))
+        folder = told.pop("folder", None)
+        read[name] = load_task(
+            root / (folder or name),
+            name=name if folder else None,
             seed=seed,
             use_partial=options.get("use_partial", False),
-            overrides=options.get("tasks", {}).get(name, {}),
+            overrides=told,
         )
-        for name in names
-    }
+    return read
 
 
 def _feta_friends(options: Mapping[str, Any], names: tuple[str, ...], seed: int):
@@ -76,6 +100,7 @@ def _datasets(options: Mapping[str, Any], names: tuple[str, ...], seed: int):
 
 READERS: dict[str, Callable[..., dict[str, Task]]] = {
     "synthetic": _synthetic,
+    "synthetic_domains": _synthetic_domains,
     "folders": _folders,
     "feta_friends": _feta_friends,
     "datasets": _datasets,

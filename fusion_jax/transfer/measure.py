@@ -8,16 +8,19 @@ class Measure(NamedTuple):
     """A divergence between two tasks; smaller is closer.
 
     Attributes:
-      function: `(source, target, **options) -> scalar` on what it reads, traced: under
-        jit and vmap.
+      function: `(source, target, **options) -> scalar` on what it reads, or on what
+        `prepare` makes of that; traced.
       reads: 'terms', a distribution over words [V]; 'presence', which of them occur;
         'tfidf', mean weighted counts; 'sample', vectors of texts [n, D]; 'moments',
-        their mean and covariance, a `moments.Moments`.
+        their mean and covariance, a `moments.Moments`; 'module', a vector of
+        parameters [P].
       symmetric: whether it is the same both ways.
       promises: of 'zero' (on identical input), 'positive' (never below 0),
         'duplication' (a sample twice over changes nothing), 'rotation' (nor does one
         rotation of both).
       reference: author, year, identifier.
+      prepare: `(task, **options) -> tree`, the part of the work that is of one task
+        alone: done N times, not N^2; None = there is none.
     """
 
     function: Callable[..., Any]
@@ -25,3 +28,4 @@ class Measure(NamedTuple):
     symmetric: bool
     promises: frozenset[str]
     reference: str
+    prepare: Callable[..., Any] | None = None

@@ -22,11 +22,13 @@ class Moments(NamedTuple):
       covariance: [D, D], with n - 1 in the denominator.
       shrunk: [D, D], of full rank where n is below D (Ledoit and Wolf 2004): what is
         inverted or whose determinant is taken.
+      factor: [D, min(n, D)], F F' = C: of few texts it is narrower than C.
     """
 
     mean: Array
     covariance: Array
     shrunk: Array
+    factor: Array
 
 
 def moments_of(sample: np.ndarray) -> Moments:
@@ -50,8 +52,14 @@ def moments_of(sample: np.ndarray) -> Moments:
         )
     width = values.shape[1]
     covariance = np.cov(values, rowvar=False, ddof=1).reshape(width, width)
+    mean = values.mean(axis=0)
+    if len(values) <= width:
+        factor = (values - mean).T / np.sqrt(len(values) - 1)
+    else:
+        size, axes = np.linalg.eigh(covariance)
+        factor = axes * np.sqrt(np.maximum(size, 0))
     # On the host: outside a float64 context jax would round them.
-    return Moments(values.mean(axis=0), covariance, ledoit_wolf(values)[0])
+    return Moments(mean, covariance, ledoit_wolf(values)[0], factor)
 
 
 def mean_cosine(x: Moments, y: Moments) -> jax.Array:
@@ -78,27 +86,43 @@ def bures(x: Moments, y: Moments) -> jax.Array:
 
     ||mu_x - mu_y||^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2)
 
-    Eigenvalues below zero, which are rounding, count as zero. Libraries often give its
-    root.
+    The last trace is the sum of the singular values of F_x' F_y, C = F F': a matrix as
+    wide as there are texts, and no root of a covariance. Libraries often give the root
+    of the distance.
     """
-    root = _root(x.covariance)
-    cross = jnp.linalg.eigvalsh(_symmetric(root @ y.covariance @ root))
+    cross = jnp.linalg.svd(x.factor.T @ y.factor, compute_uv=False)
     traces = jnp.trace(x.covariance) + jnp.trace(y.covariance)
-    spread = traces - 2 * jnp.sum(jnp.sqrt(jnp.maximum(cross, 0)))
+    spread = traces - 2 * jnp.sum(cross)
     return jnp.sum((x.mean - y.mean) ** 2) + jnp.maximum(spread, 0)
 
 
-def gaussian_bhattacharyya(x: Moments, y: Moments) -> jax.Array:
+class Shrunk(NamedTuple):
+    """What is asked of shrunk covariances.
+
+    Attributes:
+      mean: [D].
+      covariance: [D, D], shrunk.
+      logdet: of it.
+    """
+
+    mean: Array
+    covariance: Array
+    logdet: Array
+
+
+def shrunk(task: Moments) -> Shrunk:
+    """The moments with a determinant by its logarithm: in 384 dimensions it is 0."""
+    factor = jnp.linalg.cholesky(task.shrunk, symmetrize_input=False)
+    return Shrunk(task.mean, task.shrunk, _logdet(factor))
+
+
+def gaussian_bhattacharyya(x: Shrunk, y: Shrunk) -> jax.Array:
     """D' S^-1 d / 8 + (ln|S| - (ln|C_x| + ln|C_y|) / 2) / 2, S = (C_x + C_y) / 2.
 
-    With shrunk covariances; determinants by their logarithm, as in 384 dimensions they
-    leave the range of floats.
+    With shrunk covariances.
     """
-    pooled = (x.shrunk + y.shrunk) / 2
-    difference = x.mean - y.mean
-    distance = difference @ jnp.linalg.solve(pooled, difference) / 8
-    logs = [jnp.linalg.slogdet(c)[1] for c in (pooled, x.shrunk, y.shrunk)]
-    return distance + (logs[0] - (logs[1] + logs[2]) / 2) / 2
+    factor, distance = _pooled(x, y)
+    return distance / 8 + (_logdet(factor) - (x.logdet + y.logdet) / 2) / 2
 
 
 def fisher_discriminant(x: Moments, y: Moments) -> jax.Array:
@@ -107,18 +131,20 @@ def fisher_discriminant(x: Moments, y: Moments) -> jax.Array:
     What the best linear discriminant with equal priors reaches: the squared
     Mahalanobis distance.
     """
-    difference = x.mean - y.mean
-    pooled = (x.shrunk + y.shrunk) / 2
-    return difference @ jnp.linalg.solve(pooled, difference)
+    given = (Shrunk(task.mean, task.shrunk, None) for task in (x, y))
+    return _pooled(*given)[1]
 
 
-def _root(matrix: jax.Array) -> jax.Array:
-    values, vectors = jnp.linalg.eigh(_symmetric(matrix))
-    return (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
+def _pooled(x: Shrunk, y: Shrunk) -> tuple[jax.Array, jax.Array]:
+    """(L, d' S^-1 d) with S = (C_x + C_y) / 2 = L L' and d the means' difference."""
+    pooled = (x.covariance + y.covariance) / 2
+    factor = jnp.linalg.cholesky(pooled, symmetrize_input=False)
+    white = jax.scipy.linalg.solve_triangular(factor, x.mean - y.mean, lower=True)
+    return factor, jnp.sum(white**2)
 
 
-def _symmetric(matrix: jax.Array) -> jax.Array:
-    return (matrix + matrix.T) / 2
+def _logdet(factor: jax.Array) -> jax.Array:
+    return 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
 
 
 def _record(function: Callable[..., jax.Array], reference: str, *more: str) -> Measure:
@@ -135,6 +161,6 @@ RECORDS: dict[str, Measure] = {
     "bures": _record(bures, "Dowson and Landau 1982", "rotation"),
     "gaussian_bhattacharyya": _record(
         gaussian_bhattacharyya, "Bhattacharyya 1943", "rotation"
-    ),
+    )._replace(prepare=shrunk),
     "fisher_discriminant": _record(fisher_discriminant, "Fisher 1936", "rotation"),
 }

@@ -1,7 +1,7 @@
 """A measure of all ordered pairs of tasks in one compiled call."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from fusion_jax.transfer.measure import Measure
 from fusion_jax.transfer.table import MEASURES
 
 CHUNK = 8
-"""Pairs that are worked on at once: memory is theirs, never that of all pairs."""
+"""Pairs that an accelerator works on at once: memory is theirs, not of all pairs."""
 
 
 def all_pairs(
@@ -20,8 +20,9 @@ def all_pairs(
     tasks: Any,
     *,
     options: Mapping[str, Any] | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     sharding: jax.sharding.Sharding | None = None,
+    names: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Row s, column t: how far source s is from target t.
 
@@ -29,8 +30,10 @@ def all_pairs(
       name: of `MEASURES`.
       tasks: what the measure reads, of all N tasks: leaves [N, ...].
       options: of the measure (gamma, directions, alpha), one for all pairs.
-      chunk: pairs at once.
+      chunk: pairs at once; None = 1 on a CPU, where a product of two matrices is faster
+        than eight of them side by side, else `CHUNK`.
       sharding: of the axis of pairs, to spread them over devices; None for one.
+      names: of the tasks, for messages; None = their numbers.
 
     Returns:
       [N, N] float64, symmetric to the bit where the measure is. Computed in float64.
@@ -42,6 +45,8 @@ def all_pairs(
     if name not in MEASURES:
         raise ValueError(f"unknown measure '{name}'; there are {', '.join(MEASURES)}")
     measure = MEASURES[name]
+    if chunk is None:
+        chunk = 1 if jax.default_backend() == "cpu" else CHUNK
     count = len(jax.tree.leaves(tasks)[0])
     sources, targets = np.triu_indices(count)
     if not measure.symmetric:
@@ -63,7 +68,8 @@ def all_pairs(
         table[targets, sources] = found
     bad = np.argwhere(~np.isfinite(table))
     if len(bad):
-        told = ", ".join(f"{s} and {t}" for s, t in bad[:8])
+        called = range(count) if names is None else names
+        told = ", ".join(f"{called[s]} and {called[t]}" for s, t in bad[:8])
         raise ValueError(
             f"{name}: not finite for {len(bad)} of {table.size} pairs of tasks "
             f"({told}); look at what represents them, and leave those tasks out"
@@ -77,12 +83,16 @@ def _program(measure: Measure, chunk: int) -> Any:
 
     @jax.jit
     def run(tasks: Any, places: jax.Array, options: dict[str, jax.Array]) -> jax.Array:
+        if measure.prepare is not None:
+            prepare = functools.partial(measure.prepare, **options)
+            tasks = jax.lax.map(prepare, tasks)
+
         def one(place: jax.Array) -> jax.Array:
             source, target = (
                 jax.tree.map(lambda x, i=i: x[place[i]], tasks) for i in (0, 1)
             )
             return measure.function(source, target, **options)
 
-        return jax.lax.map(one, places, batch_size=chunk)
+        return jax.lax.map(one, places, batch_size=chunk if chunk > 1 else None)
 
     return run

@@ -48,6 +48,49 @@ def nce(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.sum(joint[seen] * np.log(given[seen])))
 
 
+def nleep(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    variance: float = 0.8,
+    components: int | None = None,
+    seed: int = 0,
+) -> float:
+    """LEEP of the clusters that a source's features of the target fall into.
+
+    Principal axes that hold `variance` of the variance, then a mixture of Gaussians
+    whose posteriors stand in the place of a source classifier's probabilities: a source
+    needs no classifier.
+
+    Args:
+      features: [n, D] of target rows by the source's encoder.
+      labels: [n].
+      variance: share that is kept.
+      components: of the mixture; None = the number of classes, at most n / 5 and at
+        least n / 10.
+      seed: of the mixture's start.
+
+    Raises:
+      ValueError: features are not finite or have no variance.
+
+    Reference: Li et al. 2021, arXiv:2011.11200.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.mixture import GaussianMixture
+
+    f, y = np.asarray(features, np.float64), np.asarray(labels, np.int64)
+    if f.ndim != 2 or len(f) != len(y) or len(f) < 2 or not np.isfinite(f).all():
+        raise ValueError(f"features {f.shape}: give finite [n, D] for {len(y)} labels")
+    if not np.ptp(f, axis=0).any():
+        raise ValueError("features: all rows are equal; look at the encoder")
+    reduced = PCA(variance, svd_solver="full").fit_transform(f)
+    if components is None:
+        classes = int(y.max()) + 1
+        components = max(1, int(max(min(classes, 0.2 * len(f)), 0.1 * len(f))))
+    mixture = GaussianMixture(components, random_state=seed).fit(reduced)
+    return leep(mixture.predict_proba(reduced), y)
+
+
 def confidence(probabilities: np.ndarray) -> float:
     """Mean of a source classifier's largest probability on target rows; no labels."""
     return float(np.mean(np.max(np.asarray(probabilities, np.float64), axis=1)))

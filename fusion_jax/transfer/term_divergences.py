@@ -5,6 +5,8 @@ overlap, which takes presence, and give a scalar in their dtype. They are for fl
 sum over ten thousand small terms loses five digits in float32.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -23,24 +25,58 @@ def kl_reversed(p: jax.Array, q: jax.Array) -> jax.Array:
     return kl(q, p)
 
 
-def jensen_shannon(p: jax.Array, q: jax.Array) -> jax.Array:
+class Entropic(NamedTuple):
+    """A distribution with its negative entropy, sum_v p_v ln p_v.
+
+    Attributes:
+      terms: p [V].
+      negative: a scalar.
+    """
+
+    terms: jax.Array
+    negative: jax.Array
+
+
+def entropic(p: jax.Array) -> Entropic:
+    """With the negative entropy."""
+    return Entropic(p, jnp.sum(p * jnp.log(p)))
+
+
+def jensen_shannon(p: Entropic, q: Entropic) -> jax.Array:
     """(KL(p || r) + KL(q || r)) / 2 with r = (p + q) / 2, in bits: in [0, 1].
 
-    The divergence itself; SciPy's `jensenshannon` is its square root.
+    H(r) - (H(p) + H(q)) / 2. The divergence itself; SciPy's `jensenshannon` is its
+    square root.
     """
-    middle = (p + q) / 2
-    return (kl(p, middle) + kl(q, middle)) / (2 * jnp.log(2.0))
+    middle = entropic((p.terms + q.terms) / 2)
+    return ((p.negative + q.negative) / 2 - middle.negative) / jnp.log(2.0)
 
 
-def renyi(p: jax.Array, q: jax.Array, *, alpha: float = RENYI_ALPHA) -> jax.Array:
+class Powers(NamedTuple):
+    """A distribution to both powers.
+
+    Attributes:
+      high: p^alpha [V].
+      low: p^(1 - alpha) [V].
+    """
+
+    high: jax.Array
+    low: jax.Array
+
+
+def powers(p: jax.Array, *, alpha: jax.Array | float = RENYI_ALPHA) -> Powers:
+    """To the powers alpha and 1 - alpha."""
+    return Powers(p**alpha, p ** (1 - alpha))
+
+
+def renyi(p: Powers, q: Powers, *, alpha: jax.Array | float = RENYI_ALPHA) -> jax.Array:
     """ln(sum_v p_v^alpha q_v^(1 - alpha)) / (alpha - 1), alpha in (0, 1)."""
-    mixed = alpha * jnp.log(p) + (1 - alpha) * jnp.log(q)
-    return jax.nn.logsumexp(mixed) / (alpha - 1)
+    return jnp.log(jnp.sum(p.high * q.low)) / (alpha - 1)
 
 
-def bhattacharyya(p: jax.Array, q: jax.Array) -> jax.Array:
-    """-ln sum_v sqrt(p_v q_v): half of Renyi's with alpha = 1/2."""
-    return -jax.nn.logsumexp((jnp.log(p) + jnp.log(q)) / 2)
+def bhattacharyya(root_p: jax.Array, root_q: jax.Array) -> jax.Array:
+    """-ln sum_v sqrt(p_v q_v), of the roots: half of Renyi's with alpha = 1/2."""
+    return -jnp.log(jnp.sum(root_p * root_q))
 
 
 def total_variation(p: jax.Array, q: jax.Array) -> jax.Array:
@@ -69,9 +105,9 @@ _RUDER = "Ruder and Plank 2017, arXiv:1707.05246"
 RECORDS: dict[str, Measure] = {
     "kl": Measure(kl, "terms", False, _TERMS, _RUDER),
     "kl_reversed": Measure(kl_reversed, "terms", False, _TERMS, _RUDER),
-    "jensen_shannon": Measure(jensen_shannon, "terms", True, _TERMS, _RUDER),
-    "renyi": Measure(renyi, "terms", False, _TERMS, _RUDER),
-    "bhattacharyya": Measure(bhattacharyya, "terms", True, _TERMS, _RUDER),
+    "jensen_shannon": Measure(jensen_shannon, "terms", True, _TERMS, _RUDER, entropic),
+    "renyi": Measure(renyi, "terms", False, _TERMS, _RUDER, powers),
+    "bhattacharyya": Measure(bhattacharyya, "terms", True, _TERMS, _RUDER, jnp.sqrt),
     "total_variation": Measure(total_variation, "terms", True, _TERMS, _RUDER),
     "term_euclidean": Measure(euclidean, "terms", True, _TERMS, _RUDER),
     "term_cosine": Measure(cosine, "terms", True, _TERMS, _RUDER),

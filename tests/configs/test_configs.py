@@ -14,6 +14,7 @@ from fusion_jax.systems.folders import (
     dfwe_on_folders,
     finetune_on_folder,
     portability_on_folders,
+    selection_on_folders,
 )
 from fusion_jax.training.config import FitConfig
 
@@ -47,6 +48,9 @@ def test_there_are_configs():
         "portability/quickstart",
         "portability/local",
         "portability/sentiment",
+        "task_selection/quickstart",
+        "task_selection/local",
+        "task_selection/sentiment58",
     } <= set(map(name, FILES))
 
 
@@ -111,6 +115,7 @@ def test_a_command_on_a_folder_runs_what_the_local_config_runs(path, tmp_path):
         "dfwe": dfwe_on_folders,
         "finetune": finetune_on_folder,
         "portability": portability_on_folders,
+        "task_selection": selection_on_folders,
     }
     config = made[path.parent.name](tmp_path / "task")
     assert plain(config) == plain(read_config(f"{path}:data={tmp_path / 'task'}"))

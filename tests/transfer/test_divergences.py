@@ -3,19 +3,23 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import ot
 import pytest
-import scipy.linalg
 import scipy.spatial.distance as distance
 import scipy.stats
 
 from fusion_jax.transfer.moments import Moments, moments_of
 from fusion_jax.transfer.pairs import all_pairs
-from fusion_jax.transfer.sample_divergences import median_bandwidth, unit_directions
+from fusion_jax.transfer.sample_divergences import (
+    median_bandwidth,
+    squared_distances,
+)
 from fusion_jax.transfer.table import MEASURES
+from fusion_jax.transfer.transport import unit_directions
 
 RANDOM = np.random.default_rng(0)
 TASKS, WORDS, ROWS, WIDTH = 5, 40, 30, 6
-GAMMA, DIRECTIONS = 0.13, unit_directions(WIDTH, 17, seed=3)
+GAMMA, EPSILON, DIRECTIONS = 0.13, 2.0, unit_directions(WIDTH, 17, seed=3)
 
 
 def representations(reads, random=RANDOM):
@@ -30,6 +34,8 @@ def representations(reads, random=RANDOM):
         return (counts > 2).astype(float)
     if reads == "tfidf":
         return counts * random.uniform(1, 3, WORDS)
+    if reads == "module":
+        return random.normal(size=(TASKS, 12))
     return stacked(samples) if reads == "moments" else samples
 
 
@@ -41,15 +47,19 @@ def stacked(samples):
 
 
 def options(name):
-    given = {"mmd": {"gamma": GAMMA}, "sliced_wasserstein": {"directions": DIRECTIONS}}
+    given = {
+        "mmd": {"gamma": GAMMA},
+        "sinkhorn": {"epsilon": EPSILON},
+        "sliced_wasserstein": {"directions": DIRECTIONS},
+    }
     return given.get(name, {})
 
 
 def gaussian_w2(x, y):
-    root = np.real(scipy.linalg.sqrtm(x.covariance))
-    cross = np.real(scipy.linalg.sqrtm(root @ y.covariance @ root))
-    spread = np.trace(x.covariance) + np.trace(y.covariance) - 2 * np.trace(cross)
-    return np.sum((x.mean - y.mean) ** 2) + spread
+    root = ot.gaussian.bures_wasserstein_distance(
+        x.mean, y.mean, x.covariance, y.covariance
+    )
+    return root**2
 
 
 def gaussian_overlap(x, y):
@@ -76,10 +86,46 @@ def kernel_mmd(x, y):
     return off[0] + off[1] - 2 * rbf_kernel(x, y, gamma=GAMMA).mean()
 
 
-def one_dimensional(x, y):
-    return np.mean(
-        [np.mean((np.sort(x @ u) - np.sort(y @ u)) ** 2) for u in DIRECTIONS]
-    )
+def sliced_by_pot(x, y):
+    return ot.sliced_wasserstein_distance(x, y, projections=DIRECTIONS.T) ** 2
+
+
+def transport_by_scaling(x, y):
+    """Sinkhorn's iterations as they are, until nothing moves."""
+
+    def cost(a, b):
+        kernel = np.exp(-distance.cdist(a, b, "sqeuclidean") / EPSILON) / len(b)
+        v = np.ones(len(b))
+        for _ in range(20_000):
+            u = 1 / (kernel @ v)
+            before, v = v, 1 / (kernel.T @ u)
+            if np.abs(v / before - 1).max() < 1e-13:
+                break
+        return EPSILON * (np.log(u).mean() + np.log(v).mean())
+
+    return cost(x, y) - (cost(x, x) + cost(y, y)) / 2
+
+
+def ridge_scores(x, y):
+    """What scikit-learn's ridge says of the texts at odd places."""
+    from sklearn.linear_model import Ridge
+
+    train = np.concatenate([x[::2], y[::2]])
+    penalty = np.sum((train - train.mean(axis=0)) ** 2) / WIDTH
+    target = np.repeat([1.0, -1.0], len(train) // 2)
+    fitted = Ridge(alpha=penalty).fit(train, target)
+    return fitted.predict(x[1::2]), fitted.predict(y[1::2])
+
+
+def separated(x, y):
+    left, right = ridge_scores(x, y)
+    return 2 * (1 - (np.mean(left < 0) + np.mean(right > 0)))
+
+
+def separated_softly(x, y):
+    left, right = ridge_scores(x, y)
+    wrong = [np.clip((1 - f) / 2, 0, 1).mean() for f in (left, -right)]
+    return 2 * (1 - sum(wrong))
 
 
 def energy_by_cdist(x, y):
@@ -108,7 +154,12 @@ REFERENCES = {
     "fisher_discriminant": lda_separation,
     "mmd": kernel_mmd,
     "energy": energy_by_cdist,
-    "sliced_wasserstein": one_dimensional,
+    "sliced_wasserstein": sliced_by_pot,
+    "sinkhorn": transport_by_scaling,
+    "proxy_a": separated,
+    "proxy_a_margin": separated_softly,
+    "module_cosine": distance.cosine,
+    "module_euclidean": distance.euclidean,
 }
 
 
@@ -194,7 +245,7 @@ def test_known_answers():
     np.testing.assert_allclose(near[off], all_pairs("kl", tasks)[off], rtol=0.01)
     shift, unit = np.arange(WIDTH) / 3, np.eye(WIDTH)
     means = np.stack([np.zeros(WIDTH), shift])
-    both = Moments(means, np.stack([unit, unit]), np.stack([unit, unit]))
+    both = Moments(means, *[np.stack([unit, unit])] * 3)
     for name in ("bures", "fisher_discriminant"):
         assert all_pairs(name, both)[0, 1] == pytest.approx(shift @ shift)
     sample = RANDOM.normal(size=(ROWS, WIDTH))
@@ -224,6 +275,68 @@ def test_covariances_of_fewer_rows_than_dimensions_stay_finite():
     )
     for name in ("bures", "gaussian_bhattacharyya", "fisher_discriminant", "coral"):
         assert np.isfinite(all_pairs(name, both)).all()
+
+
+@pytest.mark.parametrize("rows", [5, 40, 60])
+def test_moments_hold_a_factor_of_the_covariance(rows):
+    found = moments_of(RANDOM.normal(size=(rows, 40)))
+    assert found.factor.shape == (40, min(rows, 40))
+    np.testing.assert_allclose(
+        found.factor @ found.factor.T, found.covariance, atol=1e-12
+    )
+
+
+def test_transport_of_samples_far_apart_is_a_number_and_of_one_sample_is_zero():
+    sample = RANDOM.normal(size=(ROWS, WIDTH))
+    far = np.stack([sample, sample + 1e3])
+    table = all_pairs("sinkhorn", far, options={"epsilon": 1.0})
+    assert table[0, 1] == pytest.approx(WIDTH * 1e6)
+    np.testing.assert_allclose(np.diag(table), 0, atol=1e-9)
+
+
+def test_transport_is_that_of_ott():
+    from ott.geometry.pointcloud import PointCloud
+    from ott.tools.sinkhorn_divergence import sinkhorn_divergence
+
+    x, y = RANDOM.normal(size=(2, ROWS, WIDTH))
+    with jax.enable_x64(True):
+        expected, _ = sinkhorn_divergence(
+            PointCloud,
+            jnp.asarray(x),
+            jnp.asarray(y + 1),
+            epsilon=EPSILON,
+            solve_kwargs={"threshold": 1e-9},
+        )
+    found = all_pairs("sinkhorn", np.stack([x, y + 1]), options={"epsilon": EPSILON})
+    assert found[0, 1] == pytest.approx(float(expected), rel=1e-8)
+
+
+def test_a_classifier_that_parts_all_saturates_and_its_margin_does_not():
+    sample = RANDOM.normal(size=(ROWS, WIDTH))
+    tasks = np.stack([sample, *(sample[::-1] + shift for shift in (8, 16, 32))])
+    assert all_pairs("proxy_a", tasks)[0, 1:].tolist() == [2, 2, 2]
+    margins = all_pairs("proxy_a_margin", tasks)[0, 1:]
+    assert len(set(margins.round(6))) == 3 and (margins < 2).all()
+    # Two draws of one distribution cannot be told apart.
+    draws = np.random.default_rng(3).normal(size=(2, 400, WIDTH))
+    assert abs(all_pairs("proxy_a", draws)[0, 1]) < 0.3
+
+
+@pytest.mark.parametrize("rows", [8, 40])
+def test_the_classifier_is_one_for_few_texts_and_for_many(rows):
+    x, y = RANDOM.normal(size=(2, rows, WIDTH))
+    y += 0.4
+    found = all_pairs("proxy_a_margin", np.stack([x, y]))[0, 1]
+    assert found == pytest.approx(separated_softly(x, y), rel=1e-9)
+
+
+def test_equal_rows_are_at_no_distance_however_far_from_the_origin():
+    sample = RANDOM.normal(size=(ROWS, WIDTH))
+    with jax.enable_x64(True):
+        found = np.asarray(squared_distances(sample + 1e4, sample + 1e4))
+    np.testing.assert_array_equal(np.diag(found), 0)
+    expected = distance.cdist(sample, sample, "sqeuclidean")
+    np.testing.assert_allclose(found, expected, atol=1e-7)
 
 
 def test_one_bandwidth_is_of_the_median_distance():

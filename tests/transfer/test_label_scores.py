@@ -12,7 +12,7 @@ from fusion_jax.transfer.feature_scores import (
     shrunk_h_score,
     transrate,
 )
-from fusion_jax.transfer.prediction_scores import confidence, leep, nce
+from fusion_jax.transfer.prediction_scores import confidence, leep, nce, nleep
 
 RANDOM = np.random.default_rng(1)
 SCORES = {
@@ -142,6 +142,23 @@ def test_one_hot_predictions_make_leep_and_nce_one_and_zero_where_they_decide():
     assert confidence(hard) == 1
 
 
+def test_nleep_is_leep_of_a_mixture_on_principal_axes():
+    from sklearn.mixture import GaussianMixture
+
+    features, y = task(60, 8)
+    centred = features - features.mean(axis=0)
+    _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
+    held = np.cumsum(sizes**2) / np.sum(sizes**2)
+    reduced = centred @ axes[: np.searchsorted(held, 0.8) + 1].T
+    mixture = GaussianMixture(6, random_state=0).fit(reduced)
+    expected = leep(mixture.predict_proba(reduced), y)
+    assert nleep(features, y) == pytest.approx(expected, abs=1e-6)
+    # Clusters that are the classes say all; of noise they say little.
+    apart, y = task(120, 6, apart=30.0)
+    assert nleep(apart, y, components=3) == pytest.approx(0, abs=1e-6)
+    assert nleep(RANDOM.normal(size=(120, 6)), y, components=3) < -0.9
+
+
 @pytest.mark.parametrize(
     "call,message",
     [
@@ -149,6 +166,8 @@ def test_one_hot_predictions_make_leep_and_nce_one_and_zero_where_they_decide():
         (lambda: leep(np.eye(3), [0, 1]), r"\(3, 3\) for 2 labels"),
         (lambda: nce(np.eye(2), [-1, 0]), "start at 0"),
         (lambda: logme(np.full((4, 2), np.nan), [0, 1, 0, 1]), "not finite"),
+        (lambda: nleep(np.full((4, 2), np.nan), [0, 1, 0, 1]), "give finite"),
+        (lambda: nleep(np.ones((4, 2)), [0, 1, 0, 1]), "all rows are equal"),
         (lambda: h_score(np.eye(4), [0, 2, 0, 2]), r"without \[1\]"),
         (lambda: parc(np.eye(4), [0, 0, 0, 0]), "one class"),
         (
