@@ -12,8 +12,7 @@ smoke.
 Protocol: Sabry and Belz 2024, arXiv:2401.14228: four techniques, two controls, as they
 are and after some steps. Their hosts are T5, and their data SST-2 and Rotten Tomatoes,
 which overlap: test rows that an origin has learned from are left out and counted. The
-Amazon domains (Blitzer) do not overlap. 'half' has every second layer of MiniLM. Time
-and results: docs/results.md.
+Amazon domains (Blitzer) do not overlap. 'half' has every second layer of MiniLM.
 """
 
 from fusion_jax.config import parse_options
