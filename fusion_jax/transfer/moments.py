@@ -63,7 +63,7 @@ def moments_of(sample: np.ndarray) -> Moments:
 
 
 def mean_cosine(x: Moments, y: Moments) -> jax.Array:
-    """1 - cos(mu_x, mu_y). States of language models lie in a cone: read ranks."""
+    """1 - cos(mu_x, mu_y): TextEmb. States of models lie in a cone: read ranks."""
     return cosine(x.mean, y.mean)
 
 

@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -62,10 +63,10 @@ def main() -> None:
     }
     record["measures"] = compare(options, represented)
     record["totals"] = totals(record["measures"], len(represented.names))
-    print(json.dumps(record, indent=2))
-    print(table(record), flush=True)
+    print(table(record), file=sys.stderr)
     if options.growth:
-        print(json.dumps({"growth": growth(options)}, indent=2))
+        record["growth"] = growth(options)
+    print(json.dumps(record, indent=2))
 
 
 def parse() -> argparse.Namespace:
@@ -155,7 +156,7 @@ def compare(options: argparse.Namespace, represented: Represented) -> dict[str, 
             "loop_not_finite": int(np.sum(~np.isfinite(values))),
             "difference": float(np.nanmax(np.abs(mine - values) / scale)),
         }
-        print(name, json.dumps(found[name]), flush=True)
+        print(name, json.dumps(found[name]), file=sys.stderr)
     return found
 
 
@@ -212,7 +213,7 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
             begun = time.process_time()
             all_pairs(name, read, options=given.get(name))
             seconds[name] = time.process_time() - begun
-            print(count, name, f"{seconds[name]:.2f}", flush=True)
+            print(count, name, f"{seconds[name]:.2f}", file=sys.stderr)
         found[str(count)] = {"seconds": sum(seconds.values()), "measures": seconds}
     return found
 
