@@ -108,6 +108,7 @@ def load_module(
     *,
     host: Params | None = None,
     strict_host: bool = False,
+    made_for: str | None = None,
 ) -> Module:
     """Reads a module's folder, and holds it against a host.
 
@@ -115,6 +116,8 @@ def load_module(
       directory: of `save_module`.
       host: tree of the host that it is meant for, if one is; not changed.
       strict_host: another host than the module was made for is an error.
+      made_for: `host_hash` of the host's checkpoint, where `host` has leaves that were
+        drawn beside it (a pooler); of `host` without it.
 
     Returns:
       The module; its leaves lie on the default device.
@@ -138,7 +141,8 @@ def load_module(
     params = trees.unflatten(leaves)
     check_finite(params, str(folder))
     if host is not None:
-        _check_host(str(folder), about, host, strict_host)
+        found = made_for or host_hash(trees.unflatten(_encoder_of(host)))
+        _check_host(str(folder), about, found, strict_host)
     return Module(config, jax.tree.map(jnp.asarray, params), about)
 
 
@@ -195,12 +199,11 @@ def _refuse(source: str, wrong: list[str]) -> None:
 
 
 def _check_host(
-    source: str, about: Mapping[str, Any], host: Params, strict: bool
+    source: str, about: Mapping[str, Any], found: str, strict: bool
 ) -> None:
     recorded = about.get("sha256")
     if not recorded:
         return
-    found = host_hash(trees.unflatten(_encoder_of(host)))
     if found == recorded:
         return
     said = (
