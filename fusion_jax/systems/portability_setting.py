@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from fusion_jax.checkpoints import huggingface as hf
-from fusion_jax.checkpoints.module_file import about_host, host_hash
+from fusion_jax.checkpoints.module_file import about_host
 from fusion_jax.config import Config
 from fusion_jax.data import Task
 from fusion_jax.data.tokenise import load_tokenizer
@@ -24,6 +25,9 @@ from fusion_jax.systems.tasks import read_tasks, sized
 from fusion_jax.types import Params
 
 HEAD = r"head/.*"
+
+DRAWN = 0
+"""Seed of what a checkpoint lacks of an encoder: a host is one in all cells."""
 
 
 @dataclass
@@ -64,8 +68,15 @@ class Setting:
     def whole(self, host: str, task: str, seed: int) -> Params:
         """A host with the head that a task and a seed draw."""
         problem = self.problem(host, task, receiver=True)
-        params = self.hosts[host].params
-        return starting_params(problem, params, params, head_key(task, seed))
+        encoder = self.once(
+            ("encoder", host),
+            lambda: {
+                "encoder": hf.attach_encoder(
+                    problem.model, self.hosts[host].params, jax.random.key(DRAWN)
+                )["encoder"]
+            },
+        )
+        return starting_params(problem, encoder, encoder, head_key(task, seed))
 
     def host(self, name: str) -> Host:
         """A host as porting sees it, without states."""
@@ -73,13 +84,11 @@ class Setting:
         def made() -> Host:
             found = self.hosts[name]
             whole = self.whole(name, next(iter(self.receivers)), 0)
-            # With a pooler, where the checkpoint lacks it: modules are trained on that.
-            about = {**about_host(found, name), "sha256": host_hash(whole)}
             return Host(
                 {"encoder": whole["encoder"]},
                 found.config.num_layers,
                 found.config.num_heads,
-                about,
+                about_host(found, name),
             )
 
         return self.once(("host", name), made)
