@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
     )
     line = None
     if options.study:
-        line = study_line(options.study, choice.order)
+        line = study_line(options.study, choice.order, tuple(choice.distances))
     choice = choice._replace(left_out={**unread, **choice.left_out})
     record = source_choice.choice_record(choice, options.keep, line)
     tell(options, record, _text(record))

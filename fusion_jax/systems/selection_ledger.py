@@ -99,7 +99,7 @@ def ledger(
         of_pair = np.full(of_pair.shape, few_seconds)
 
     def of(name: str, fraction: float) -> dict[str, dict[str, float]]:
-        measures = [name] if name in measured.distances else list(measured.distances)
+        measures = [name] if name in measured.distances else measured.asked
         chosen = kept(measured.ranked[name], fraction)
         measuring = measuring_seconds(measured, measures, clock)
         return account(chosen, measuring, training, scoring, of_pair)

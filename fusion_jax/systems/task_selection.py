@@ -20,8 +20,9 @@ from fusion_jax.reports.selection import write_selection
 from fusion_jax.systems.few_shot_pairs import few_shot
 from fusion_jax.systems.result import Result, timed
 from fusion_jax.systems.selection_check import check_options
+from fusion_jax.systems.selection_defaults import CONTROL
 from fusion_jax.systems.selection_ledger import ledger
-from fusion_jax.systems.selection_measures import Measured, measure_tasks, with_control
+from fusion_jax.systems.selection_measures import Measured, measure_tasks
 from fusion_jax.systems.selection_outcome import selection_results, table_of
 from fusion_jax.systems.selection_quality import judge_orders
 from fusion_jax.systems.selection_setting import Setting, make_ready, prepare
@@ -118,7 +119,8 @@ def _measured(setting: Setting) -> Measured:
     config = setting.config
     measured = measure_tasks(
         list(setting.read.whole.values()),
-        with_control(config.measures),
+        config.measures,
+        controls=(CONTROL,),
         encoder=setting.encoder,
         tokenizer=setting.tokenizer,
         layers=config.layers,

@@ -10,8 +10,10 @@ from fusion_jax.checkpoints.tensors import read_file
 from fusion_jax.systems import task_selection
 from fusion_jax.systems.saved_model import score_splits
 from fusion_jax.systems.selection_defaults import selection_config
+from fusion_jax.systems.selection_measures import measure_tasks
 from fusion_jax.systems.selection_setting import make_ready, prepare
 from fusion_jax.systems.workdir import ConfigChanged
+from fusion_jax.transfer.ranking import fused_ranks
 from fusion_jax.trees import unflatten
 from tests.small_models import write_model
 from tests.systems.selection_tasks import DOMAINS, rows_of, write_domains, write_rows
@@ -84,6 +86,32 @@ def test_every_order_stands_beside_its_controls(finished):
         assert record["pruning"][-1]["regret"] == pytest.approx(0)
     assert abs(judged["random"]["spearman"]["mean"]) < 0.15
     assert judged["jensen_shannon"]["against_reference"]["mean"] == 0
+
+
+def test_the_control_is_ranked_beside_the_measures_asked_for(place):
+    setting = prepare(make_config(place), place / "beside")
+    tasks = list(setting.read.whole.values())
+
+    def measured(*measures):
+        return measure_tasks(
+            tasks,
+            measures,
+            encoder=None,
+            tokenizer=setting.tokenizer,
+            controls=("vocabulary_overlap",),
+        )
+
+    one = measured("jensen_shannon")
+    assert set(one.ranked) == {"jensen_shannon", "vocabulary_overlap"}
+    two = measured("jensen_shannon", "kl")
+    tables = {name: two.distances[name] for name in ("jensen_shannon", "kl")}
+    assert two.asked == tuple(tables)
+    np.testing.assert_array_equal(two.ranked["fusion"], fused_ranks(tables, two.names))
+    # Asked for, it is a measure as the others are.
+    assert measured("kl", "vocabulary_overlap").asked == ("kl", "vocabulary_overlap")
+    with pytest.raises(ValueError, match=r"order: 'fusion' is not one of kl, vocab"):
+        config = make_config(place, measures=("kl",), order="fusion")
+        task_selection.run(config, place / "unfused")
 
 
 def test_a_cell_is_the_source_models_score_on_the_targets_test_rows(finished, place):
