@@ -129,7 +129,7 @@ def ledger(
 
 
 def _filled(values: Sequence[Any]) -> np.ndarray:
-    """Seconds with the mean of the known ones for those that were saved."""
+    """Seconds with the mean of the known ones for those saved or not known."""
     found = np.array(values, float)
     known = found[np.isfinite(found)]
     return np.where(np.isfinite(found), found, known.mean() if len(known) else 0.0)

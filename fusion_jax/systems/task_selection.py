@@ -86,6 +86,7 @@ def run(
         cell["seconds"][config.clock]
         for cells in (few or {}).values()
         for cell in cells.values()
+        if cell["seconds"][config.clock] is not None
     ]
     results = selection_results(
         setting,

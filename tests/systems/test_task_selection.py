@@ -173,6 +173,19 @@ def test_a_stopped_run_goes_on_and_trains_nothing_twice(finished, place):
     assert old["train_seconds"] == new["train_seconds"]
     first, second = (r.results["ledger"]["measuring"] for r in (finished, again))
     assert first["states"] == second["states"] and first["terms"] == second["terms"]
+    # Stopped between a model and its time, the time is not known, nor made up.
+    name = rows[0].stem
+    (run / "experts" / f"{name}.json").unlink()
+    rows[0].unlink()
+    tuned = sorted((run / "few_shot").glob("*.json"))[0]
+    (run / "few_shot" / "fits" / tuned.stem).mkdir(parents=True)
+    tuned.unlink()
+    (run / "results.json").unlink()
+    ledger = task_selection.run(config, run).results["ledger"]
+    source = json.loads(rows[0].read_text())["source"]
+    assert ledger["training"][source] is None and ledger["estimated"] == [source]
+    assert ledger["at_keep"]["per_source"]["kept"] > 0
+    assert json.loads(tuned.read_text())["seconds"] == {"wall": None, "cpu": None}
     with pytest.raises(ConfigChanged, match="keep"):
         task_selection.run(make_config(place, keep=0.9), run)
 
