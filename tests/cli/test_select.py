@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from fusion_jax.cli import select
 from fusion_jax.systems.selection_study import study_line
 from fusion_jax.transfer.ranking import KEEP
 from tests.small_models import write_model
@@ -47,8 +46,9 @@ def test_without_a_study_no_gain_is_told(folder, command):
     assert {entry["expected_gain"] for entry in record["sources"]} == {None}
 
 
-def test_the_fraction_without_an_option_is_the_package_s():
-    assert select.KEEP == KEEP
+def test_the_fraction_without_an_option_is_the_package_s(folder, command):
+    found = json.loads(command(*arguments(folder, "a1", "--json"))[1])
+    assert found["keep"] == KEEP
 
 
 def test_several_measures_rank_together_and_states_are_read(folder, command):
