@@ -18,6 +18,7 @@ from fusion_jax.data.tokenise import load_tokenizer
 from fusion_jax.peft.config import PeftConfig
 from fusion_jax.peft.port_host import Host
 from fusion_jax.systems.experts import head_key
+from fusion_jax.systems.portability_grid import combinations_of
 from fusion_jax.systems.portability_hosts import load_hosts
 from fusion_jax.systems.portability_leaks import unseen_items
 from fusion_jax.systems.problem import Problem, make_problem, starting_params
@@ -116,9 +117,11 @@ def make_setting(config: Config, folder: Path) -> Setting:
 
     Raises:
       FileNotFoundError, TaskError, CheckpointError: as the readers say.
+      ValueError: hosts that would be made of tasks of the study.
     """
-    hosts = load_hosts(config, folder)
     tasks = read_tasks(config.data, tuple(config.tasks), config.seed)
+    _refuse_own_tasks(config, tuple(tasks))
+    hosts = load_hosts(config, folder)
     cut = functools.partial(
         sized,
         max_dev_rows=config.max_dev_rows,
@@ -133,6 +136,20 @@ def make_setting(config: Config, folder: Path) -> Setting:
         {name: cut(task, rows=config.shots) for name, task in tasks.items()},
         {name: cut(task, rows=config.receiver_shots) for name, task in tasks.items()},
     )
+
+
+def _refuse_own_tasks(config: Config, tasks: tuple[str, ...]) -> None:
+    """A host that has learned a task says nothing of modules that are to bring it."""
+    combined = combinations_of(config, tasks)
+    studied = {name for combination in combined for name in combination}
+    wrong = [
+        f"made.{name}.tasks: {', '.join(own)} of the study's tasks, whose test rows "
+        "modules are judged on; name others, or leave them out of the combinations"
+        for name in config.made
+        if (own := [task for task in config.made[name]["tasks"] if task in studied])
+    ]
+    if wrong:
+        raise ValueError("portability:\n  " + "\n  ".join(wrong))
 
 
 def peft_config(config: Config, technique: str) -> PeftConfig:

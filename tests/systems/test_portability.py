@@ -25,6 +25,7 @@ from fusion_jax.systems.judge import Judge
 from fusion_jax.systems.portability_defaults import portability_config
 from fusion_jax.systems.portability_given import given_module
 from fusion_jax.systems.portability_grid import Origin
+from fusion_jax.systems.portability_hosts import load_hosts
 from fusion_jax.systems.portability_lanes import lane_leaves
 from fusion_jax.systems.portability_leaks import of_items
 from fusion_jax.systems.portability_origins import Trained
@@ -61,7 +62,7 @@ def put_test_rows(folder, rows):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Two task folders that share rows, and an encoder of two layers."""
+    """Two task folders that share rows, one of hosts, and an encoder of two layers."""
     root = tmp_path_factory.mktemp("portability")
     write_model(root / "encoder")
     put_test_rows(write_task(root / "tasks" / "film", test=False), others("film"))
@@ -69,16 +70,18 @@ def place(tmp_path_factory):
     seen = [{**row, "text": row["text"].upper() + "!"} for row in sentences(4)]
     play = write_task(root / "tasks" / "play", test=False)
     put_test_rows(play, [*seen, *others("play")[:4]])
+    write_task(root / "tasks" / "book", test=False)
     return root
 
 
 def make_config(place, **changes):
     config = portability_config()
     config.hosts.one = str(place / "encoder")
-    config.made.half = {"base": "one", "layers": (0,), "tasks": ("film",)}
+    config.made.half = {"base": "one", "layers": (0,), "tasks": ("book",)}
     config.made.twin = {"base": "one", "layers": (1, 0), "tasks": ()}
     config.pairs = ("one:twin", "one:half")
     config.data = {"reader": "folders", "path": str(place / "tasks")}
+    config.tasks = ("film", "play")
     config.combinations = ("film:film", "film:play")
     config.techniques = {
         "lora": {"peft": {"kind": "lora", "rank": 2}, "learning_rate": 1e-2},
@@ -350,6 +353,32 @@ def test_a_host_without_a_pooler_is_one_in_all_cells(place):
     module = init_module(peft, one, jax.random.key(0), about=about)
     given = save_module(place / "of_bare", module)
     given_module(setting, Origin("lora", "bare", "film", 0), str(given))
+
+
+def test_a_made_host_is_named_by_the_rows_that_it_learns(place, tmp_path):
+    data = {"reader": "folders", "path": str(tmp_path / "tasks")}
+    shutil.copytree(place / "tasks", tmp_path / "tasks")
+    config = make_config(place, pairs=("one:half",), data=data)
+    first = load_hosts(config, tmp_path)["half"].path
+    assert load_hosts(config, tmp_path)["half"].path == first
+    # The same path, other rows.
+    write_task(tmp_path / "tasks" / "book", test=False, train=others("book"))
+    assert load_hosts(config, tmp_path)["half"].path != first
+    # Other paths, the same rows.
+    shutil.copytree(place / "tasks", tmp_path / "copy")
+    config.data.path = str(tmp_path / "copy")
+    assert load_hosts(config, tmp_path)["half"].path == first
+
+
+def test_a_host_made_of_a_task_of_the_study_is_refused(place):
+    config = make_config(place)
+    config.made.half.tasks = ("book", "play")
+    config.made.twin.tasks = ("film",)
+    with pytest.raises(ValueError) as caught:
+        portability.run(config, place / "known")
+    assert "made.half.tasks: play of the study" in str(caught.value)
+    assert "made.twin.tasks: film of the study" in str(caught.value)
+    assert not (place / "known" / "hosts").exists()
 
 
 def test_a_cell_is_named_by_its_metrics_and_the_rows_left_out(place):
