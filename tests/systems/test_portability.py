@@ -268,7 +268,7 @@ def test_modules_that_exist_are_taken_and_held_against_the_host(place, finished)
     strangers = (f"{name}={place / 'strange'}",)
     with pytest.warns(OtherHost, match="this one has other weights"):
         run("w1", modules=strangers)
-    with pytest.raises(CheckpointError, match="take that host"):
+    with pytest.raises(CheckpointError, match="take a module of this host"):
         run("w2", modules=strangers, strict_host=True)
     cut = dict(trees.flatten(module.params))
     gone = next(iter(cut))
