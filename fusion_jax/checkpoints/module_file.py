@@ -108,6 +108,7 @@ def load_module(
     *,
     host: Params | None = None,
     strict_host: bool = False,
+    made_for: str | None = None,
 ) -> Module:
     """Reads a module's folder, and holds it against a host.
 
@@ -115,6 +116,8 @@ def load_module(
       directory: of `save_module`.
       host: tree of the host that it is meant for, if one is; not changed.
       strict_host: another host than the module was made for is an error.
+      made_for: `host_hash` of the host's checkpoint, where `host` has leaves that were
+        drawn beside it (a pooler); of `host` without it.
 
     Returns:
       The module; its leaves lie on the default device.
@@ -123,7 +126,7 @@ def load_module(
       FileNotFoundError: there is no such folder.
       CheckpointError: no such files, pickles alone, missing or extra tensors, shapes
         or a rank other than the record's, leaves that this host has no place for, or,
-        with `strict_host`, another host. All faults are listed.
+        with `strict_host`, another host or none said. All faults are listed.
 
     Warns:
       OtherHost: the host's weights are not those that the module was made for.
@@ -138,8 +141,51 @@ def load_module(
     params = trees.unflatten(leaves)
     check_finite(params, str(folder))
     if host is not None:
-        _check_host(str(folder), about, host, strict_host)
+        found = made_for or host_hash(trees.unflatten(_encoder_of(host)))
+        check_hash(str(folder), about, found, strict=strict_host)
     return Module(config, jax.tree.map(jnp.asarray, params), about)
+
+
+def check_hash(
+    source: str,
+    about: Mapping[str, Any],
+    found: str,
+    *,
+    strict: bool = False,
+    name: str = "",
+) -> None:
+    """Tells of a host with other weights than the module's own; strict, refuses it.
+
+    Args:
+      source: what to call the module.
+      about: what it records of its host.
+      found: `host_hash` of the host that it is to run on.
+      strict: other weights are an error, and so is a module that does not say.
+      name: of the host that it is to run on.
+
+    Raises:
+      CheckpointError: with `strict`, another host, or none said.
+
+    Warns:
+      OtherHost: the host's weights are not those that the module was made for.
+    """
+    recorded = about.get("sha256")
+    if recorded == found or not (recorded or strict):
+        return
+    if recorded:
+        said = (
+            f"{source} was made for the host {about.get('name') or 'without a name'} "
+            f"({str(recorded)[:12]}), and {name or 'this one'} has other weights "
+            f"({found[:12]}): equal shapes do not make an equal host"
+        )
+    else:
+        said = f"{source} does not say which host it was made for"
+    if strict:
+        raise CheckpointError(
+            f"{said}; take a module of this host, or do without strict_host "
+            "(--strict-host)"
+        )
+    warnings.warn(said, OtherHost, stacklevel=3)
 
 
 def _record(folder: Path) -> tuple[PeftConfig, dict[str, Any], dict[str, list[int]]]:
@@ -192,25 +238,6 @@ def _refuse(source: str, wrong: list[str]) -> None:
             f"{source}: {len(wrong)} leaves do not fit:\n  {lines}{more}\nTake the "
             "module as it was saved, and the host that it was made for."
         )
-
-
-def _check_host(
-    source: str, about: Mapping[str, Any], host: Params, strict: bool
-) -> None:
-    recorded = about.get("sha256")
-    if not recorded:
-        return
-    found = host_hash(trees.unflatten(_encoder_of(host)))
-    if found == recorded:
-        return
-    said = (
-        f"{source} was made for the host {about.get('name') or 'without a name'} "
-        f"({str(recorded)[:12]}), and this one has other weights ({found[:12]}): equal "
-        "shapes do not make an equal host"
-    )
-    if strict:
-        raise CheckpointError(f"{said}; take that host, or do not ask for strict_host")
-    warnings.warn(said, OtherHost, stacklevel=3)
 
 
 def _encoder_of(host: Params) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 import argparse
 from typing import Any
 
-KEEP = 0.6
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
@@ -29,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep",
         type=float,
-        default=KEEP,
-        help=f"fraction of the sources to keep; {KEEP} without it",
+        help="fraction of the sources to keep; as task-selection keeps without it",
     )
     parser.add_argument(
         "--study",
@@ -57,9 +54,11 @@ def run(options: argparse.Namespace) -> None:
     from fusion_jax.systems import source_choice
     from fusion_jax.systems.selection_measures import check_measures
     from fusion_jax.systems.selection_study import study_line
+    from fusion_jax.transfer.ranking import KEEP
 
-    if not 0 < options.keep <= 1:
-        raise WrongUsage(f"--keep: {options.keep}; a fraction above 0 and up to 1")
+    keep = KEEP if options.keep is None else options.keep
+    if not 0 < keep <= 1:
+        raise WrongUsage(f"--keep: {keep}; a fraction above 0 and up to 1")
     try:
         check_measures(options.measure, "--measure")
     except ValueError as error:
@@ -77,9 +76,9 @@ def run(options: argparse.Namespace) -> None:
     )
     line = None
     if options.study:
-        line = study_line(options.study, choice.order)
+        line = study_line(options.study, choice.order, tuple(choice.distances))
     choice = choice._replace(left_out={**unread, **choice.left_out})
-    record = source_choice.choice_record(choice, options.keep, line)
+    record = source_choice.choice_record(choice, keep, line)
     tell(options, record, _text(record))
 
 

@@ -12,6 +12,9 @@ CLOCKS = ("wall", "cpu")
 Spent = dict[str, float | None]
 """Clock -> seconds; None where it was not read."""
 
+UNKNOWN: Spent = dict.fromkeys(CLOCKS)
+"""Of work that was found begun or done: how long it took was lost with its process."""
+
 
 class Stopwatch:
     """Runs from when it is made."""

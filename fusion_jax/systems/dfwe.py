@@ -304,7 +304,7 @@ def train_models(
     tune = _fit_config(setting, config.target)
     if config.experts and setting.peft is not None:
         start = stages.target_start(problem, encoder, tune, folder)
-        modules = given_modules(config.experts, start, setting.peft)
+        modules = given_modules(config.experts, start, setting.peft, encoder)
         refuse_reserved(modules, "experts")
         return modules, start, None
     if config.experts:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fusion_jax import trees
 from fusion_jax.checkpoints.huggingface import Checkpoint
-from fusion_jax.checkpoints.module_file import about_host, load_module
+from fusion_jax.checkpoints.module_file import about_host, host_hash, load_module
 from fusion_jax.config import Config
 from fusion_jax.peft import (
     KINDS,
@@ -120,7 +120,7 @@ def modules_of(
 
 
 def given_modules(
-    sources: Sequence[str], start: Params, config: PeftConfig
+    sources: Sequence[str], start: Params, config: PeftConfig, encoder: Checkpoint
 ) -> dict[str, Module]:
     """Reads modules that exist and holds each against the host.
 
@@ -128,14 +128,15 @@ def given_modules(
       sources: folders of modules, each with a head for the target.
       start: the encoder with the target's head and a module.
       config: of that module.
+      encoder: the host; `start` may have a pooler that it lacks.
 
     Raises:
       CheckpointError, FileNotFoundError: of `module_file.load_module`.
       ValueError: a module without a head, or two of one name.
     """
-    host = _without_module(start, config)
+    host, found = _without_module(start, config), host_hash(encoder.params)
     modules = {
-        name: load_module(source, host=host)
+        name: load_module(source, host=host, made_for=found)
         for name, source in zip(names_of(sources), sources, strict=True)
     }
     headless = [name for name, m in modules.items() if "head" not in m.params]

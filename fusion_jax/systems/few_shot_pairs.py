@@ -13,7 +13,7 @@ from typing import Any
 
 from fusion_jax import atomic
 from fusion_jax.processes import agreed, on_own_device, write_once
-from fusion_jax.systems.clocks import Stopwatch
+from fusion_jax.systems.clocks import UNKNOWN, Stopwatch
 from fusion_jax.systems.cold_tasks import few_rows
 from fusion_jax.systems.experts import DIRECT, head_key
 from fusion_jax.systems.identity import fit_identity
@@ -101,8 +101,9 @@ def _file(
 
 
 def _tune(setting: Setting, problem: Problem, start: Params, file: Path) -> None:
-    watch = Stopwatch()
     workdir = file.parent / "fits" / file.stem
+    begun = agreed(workdir.is_dir)
+    watch = Stopwatch()
     options = stage_config(setting.config.few, setting.config, setting.config.seed)
     tuned = fit(
         problem.model,
@@ -116,7 +117,7 @@ def _tune(setting: Setting, problem: Problem, start: Params, file: Path) -> None
         name=file.stem,
         progress=False,
     )
-    spent = watch.spent()
+    spent = UNKNOWN if begun else watch.spent()
     scores = Judge(problem, setting.config.tokens_per_batch).scores(
         on_own_device(tuned.params), "test"
     )

@@ -27,9 +27,9 @@ def portability_config() -> ConfigDict:
 
     hosts: name -> Hugging Face directory, 'package:NAME/DIR' or hub id.
     made: name -> base (of `hosts`), layers (numbers of those it keeps; empty = all) and
-      tasks (of `data`) that it is trained on further, together; empty = none. They are
-      left in WORKDIR/hosts as model directories. make: `FitConfig` of that training,
-      make_shots: rows of each task, 0 = all.
+      tasks (of `data`, none of the study's) that it is trained on further, together;
+      empty = none. They are left in WORKDIR/hosts as model directories. make:
+      `FitConfig` of that training, make_shots: rows of each task, 0 = all.
     pairs: 'ORIGIN:RECEIVER' of hosts; empty = all of different hosts.
     data: reader of `systems.tasks.READERS` and its options. tasks: names, of one label
       space; empty = all. combinations: 'ORIGIN:RECEIVER' of tasks; empty = all, the

@@ -1,7 +1,7 @@
 """Modules of a study that exist already, held against the origin they stand for."""
 
 from fusion_jax.checkpoints.huggingface import hash_params
-from fusion_jax.checkpoints.module_file import load_module
+from fusion_jax.checkpoints.module_file import host_hash, load_module
 from fusion_jax.peft.module import Module
 from fusion_jax.systems.portability_grid import Origin
 from fusion_jax.systems.portability_setting import Setting, peft_config
@@ -34,6 +34,7 @@ def given_module(setting: Setting, origin: Origin, source: str) -> tuple[Module,
         source,
         host=setting.whole(host, task, seed),
         strict_host=setting.config.strict_host,
+        made_for=host_hash(setting.hosts[host].params),
     )
     wanted = peft.to_json()
     differing = [

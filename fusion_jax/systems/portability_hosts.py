@@ -9,8 +9,9 @@ from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.config import Config
 from fusion_jax.data.tokenise import load_tokenizer
 from fusion_jax.processes import agreed, write_once
+from fusion_jax.systems.identity import fit_identity
 from fusion_jax.systems.multitask import train_together
-from fusion_jax.systems.problem import make_problem
+from fusion_jax.systems.problem import Problem, make_problem
 from fusion_jax.systems.stages import stage_config
 from fusion_jax.systems.tasks import cut, read_tasks
 from fusion_jax.systems.workdir import content_hash
@@ -79,35 +80,15 @@ def _made(
     options = config.made[name]
     encoder = with_layers(base, tuple(options["layers"]))
     fit = stage_config(config.make, config, config.seed)
+    problems = _problems(config, tuple(options["tasks"]), base, encoder)
     identity = content_hash(
         encoder=encoder.sha256,
-        tasks=list(options["tasks"]),
-        data=config.data.to_dict(),
-        shots=config.make_shots,
-        max_length=config.max_length,
-        fit=fit.decisive(),
+        tasks={task: fit_identity(p, encoder, fit) for task, p in problems.items()},
     )
     place = folder / "hosts" / f"{name}-{identity}"
     if not agreed(place.is_dir):
         params = encoder.params
-        if options["tasks"]:
-            tasks = read_tasks(config.data, tuple(options["tasks"]), config.seed)
-            problems = {
-                task.name: make_problem(
-                    cut(
-                        task,
-                        shots=config.make_shots,
-                        max_test_rows=0,
-                        seed=config.seed,
-                    ),
-                    encoder,
-                    load_tokenizer(base.path),
-                    max_length=config.max_length,
-                    dtype=config.dtype,
-                    splits=("train", "dev"),
-                )
-                for task in tasks.values()
-            }
+        if problems:
             params, _ = train_together(problems, encoder, fit, folder / "hosts")
         whole = trees.unflatten(
             {**trees.flatten(encoder.params), **_encoder_leaves(params)}
@@ -117,6 +98,24 @@ def _made(
             lambda: _save(place, {"encoder": whole["encoder"]}, encoder),
         )
     return hf.load(place)
+
+
+def _problems(
+    config: Config, names: tuple[str, ...], base: hf.Checkpoint, encoder: hf.Checkpoint
+) -> dict[str, Problem]:
+    """What a host is trained on further; nothing without names."""
+    tasks = read_tasks(config.data, names, config.seed) if names else {}
+    return {
+        task.name: make_problem(
+            cut(task, shots=config.make_shots, max_test_rows=0, seed=config.seed),
+            encoder,
+            load_tokenizer(base.path),
+            max_length=config.max_length,
+            dtype=config.dtype,
+            splits=("train", "dev"),
+        )
+        for task in tasks.values()
+    }
 
 
 def _encoder_leaves(params: trees.Params) -> dict[str, object]:

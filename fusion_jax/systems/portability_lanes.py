@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from fusion_jax import trees
 from fusion_jax.models.config import EncoderConfig
 from fusion_jax.peft.controls import CONTROLS
@@ -101,7 +103,8 @@ def route_of(setting: Setting, origin: str, receiver: str, task: str) -> Route:
 def check_ports(setting: Setting, cells: Sequence[Cell]) -> None:
     """Raises ValueError with every technique that cannot go from host to host.
 
-    An untrained module of each goes every way, before anything is trained.
+    An untrained module of each goes every way, and one is made on the receiver, where
+    its targets may be missing, before anything is trained.
     """
     ways = dict.fromkeys(
         (cell.technique, lane.host, cell.host, cell.task)
@@ -118,6 +121,14 @@ def check_ports(setting: Setting, cells: Sequence[Cell]) -> None:
             port_along(route_of(setting, origin, receiver, task), module)
         except (ValueError, trees.TreeMismatch) as error:
             wrong.append(f"{technique}, {origin}:{receiver}: {error}")
+        try:
+            jax.eval_shape(
+                lambda host, key, peft=peft: init_module(peft, host, key).params,
+                setting.whole(receiver, task, 0),
+                module_key(0, technique),
+            )
+        except ValueError as error:
+            wrong.append(f"{technique}, on {receiver}: {error}")
     if wrong:
         raise ValueError("portability:\n" + "\n".join(dict.fromkeys(wrong)))
 

@@ -20,7 +20,7 @@ from fusion_jax.systems.identity import fit_identity
 from fusion_jax.systems.judge import Judge
 from fusion_jax.systems.portability_given import given_module
 from fusion_jax.systems.portability_grid import Origin
-from fusion_jax.systems.portability_setting import Setting, peft_config
+from fusion_jax.systems.portability_setting import DRAWN, Setting, peft_config
 from fusion_jax.systems.stages import stage_config
 from fusion_jax.training.config import FitConfig
 from fusion_jax.training.fit import fit_stack
@@ -120,7 +120,12 @@ def _trained(setting: Setting, origins: Sequence[Origin]) -> dict[Origin, Traine
     }
     identities = {
         origin: fit_identity(
-            problem, setting.hosts[host], fit, peft=peft.to_json(), task=task
+            problem,
+            setting.hosts[host],
+            fit,
+            peft=peft.to_json(),
+            task=task,
+            drawn=DRAWN,
         )
         for origin, fit in fits.items()
     }

@@ -20,7 +20,7 @@ from fusion_jax.systems.portability_origins import (
     Trained,
     without,
 )
-from fusion_jax.systems.portability_setting import Setting, peft_config
+from fusion_jax.systems.portability_setting import DRAWN, Setting, peft_config
 from fusion_jax.systems.stages import stage_config
 from fusion_jax.systems.workdir import content_hash
 from fusion_jax.training.config import FitConfig
@@ -41,8 +41,12 @@ def cell_file(setting: Setting, cell: Cell, trained: Mapping[Origin, Trained]) -
         origins=[trained[origin_of(cell, lane)].identity for lane in cell.lanes],
         hosts=[setting.hosts[lane.host].sha256 for lane in cell.lanes],
         receiver=setting.hosts[cell.host].sha256,
+        drawn=DRAWN,
         train=hash_encoded(problem.encoded["train"]),
         test=hash_encoded(problem.encoded["test"]),
+        metrics=problem.metrics,
+        # A given module does not say by itself what its data holds.
+        unseen=[setting.unseen(lane.task, cell.task).tolist() for lane in cell.lanes],
         fit=_receiver_fit(setting, cell).decisive(),
         technique=config.techniques[cell.technique].to_dict(),
         port=config.port.to_dict(),

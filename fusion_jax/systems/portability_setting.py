@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from fusion_jax.checkpoints import huggingface as hf
-from fusion_jax.checkpoints.module_file import about_host, host_hash
+from fusion_jax.checkpoints.module_file import about_host
 from fusion_jax.config import Config
 from fusion_jax.data import Task
 from fusion_jax.data.tokenise import load_tokenizer
 from fusion_jax.peft.config import PeftConfig
 from fusion_jax.peft.port_host import Host
 from fusion_jax.systems.experts import head_key
+from fusion_jax.systems.portability_grid import combinations_of
 from fusion_jax.systems.portability_hosts import load_hosts
 from fusion_jax.systems.portability_leaks import unseen_items
 from fusion_jax.systems.problem import Problem, make_problem, starting_params
@@ -24,6 +26,9 @@ from fusion_jax.systems.tasks import read_tasks, sized
 from fusion_jax.types import Params
 
 HEAD = r"head/.*"
+
+DRAWN = 0
+"""Seed of what a checkpoint lacks of an encoder: a host is one in all cells."""
 
 
 @dataclass
@@ -64,8 +69,15 @@ class Setting:
     def whole(self, host: str, task: str, seed: int) -> Params:
         """A host with the head that a task and a seed draw."""
         problem = self.problem(host, task, receiver=True)
-        params = self.hosts[host].params
-        return starting_params(problem, params, params, head_key(task, seed))
+        encoder = self.once(
+            ("encoder", host),
+            lambda: {
+                "encoder": hf.attach_encoder(
+                    problem.model, self.hosts[host].params, jax.random.key(DRAWN)
+                )["encoder"]
+            },
+        )
+        return starting_params(problem, encoder, encoder, head_key(task, seed))
 
     def host(self, name: str) -> Host:
         """A host as porting sees it, without states."""
@@ -73,13 +85,11 @@ class Setting:
         def made() -> Host:
             found = self.hosts[name]
             whole = self.whole(name, next(iter(self.receivers)), 0)
-            # With a pooler, where the checkpoint lacks it: modules are trained on that.
-            about = {**about_host(found, name), "sha256": host_hash(whole)}
             return Host(
                 {"encoder": whole["encoder"]},
                 found.config.num_layers,
                 found.config.num_heads,
-                about,
+                about_host(found, name),
             )
 
         return self.once(("host", name), made)
@@ -107,9 +117,11 @@ def make_setting(config: Config, folder: Path) -> Setting:
 
     Raises:
       FileNotFoundError, TaskError, CheckpointError: as the readers say.
+      ValueError: hosts that would be made of tasks of the study.
     """
-    hosts = load_hosts(config, folder)
     tasks = read_tasks(config.data, tuple(config.tasks), config.seed)
+    _refuse_own_tasks(config, tuple(tasks))
+    hosts = load_hosts(config, folder)
     cut = functools.partial(
         sized,
         max_dev_rows=config.max_dev_rows,
@@ -124,6 +136,20 @@ def make_setting(config: Config, folder: Path) -> Setting:
         {name: cut(task, rows=config.shots) for name, task in tasks.items()},
         {name: cut(task, rows=config.receiver_shots) for name, task in tasks.items()},
     )
+
+
+def _refuse_own_tasks(config: Config, tasks: tuple[str, ...]) -> None:
+    """A host that has learned a task says nothing of modules that are to bring it."""
+    combined = combinations_of(config, tasks)
+    studied = {name for combination in combined for name in combination}
+    wrong = [
+        f"made.{name}.tasks: {', '.join(own)} of the study's tasks, whose test rows "
+        "modules are judged on; name others, or leave them out of the combinations"
+        for name in config.made
+        if (own := [task for task in config.made[name]["tasks"] if task in studied])
+    ]
+    if wrong:
+        raise ValueError("portability:\n  " + "\n  ".join(wrong))
 
 
 def peft_config(config: Config, technique: str) -> PeftConfig:

@@ -2,12 +2,8 @@
 
 from fusion_jax.config import Config
 from fusion_jax.systems.clocks import CLOCKS
-from fusion_jax.systems.selection_defaults import FUSION, PAIRS
-from fusion_jax.systems.selection_measures import (
-    AVAILABLE,
-    check_measures,
-    with_control,
-)
+from fusion_jax.systems.selection_defaults import CONTROL, FUSION, PAIRS
+from fusion_jax.systems.selection_measures import AVAILABLE, check_measures
 
 
 def check_options(config: Config) -> None:
@@ -37,8 +33,9 @@ def check_options(config: Config) -> None:
         check_measures(config.measures)
     except ValueError as error:
         wrong.append(str(error))
-    known = with_control(config.measures) or AVAILABLE
-    orders = (*known, FUSION) if len(known) > 1 else known
+    asked = dict.fromkeys(config.measures or AVAILABLE)
+    fused = (FUSION,) if len(asked) > 1 else ()
+    orders = tuple(dict.fromkeys((*asked, CONTROL, *fused)))
     if config.order not in orders:
         wrong.append(f"order: '{config.order}' is not one of {', '.join(orders)}")
     if wrong:

@@ -99,7 +99,7 @@ def ledger(
         of_pair = np.full(of_pair.shape, few_seconds)
 
     def of(name: str, fraction: float) -> dict[str, dict[str, float]]:
-        measures = [name] if name in measured.distances else list(measured.distances)
+        measures = [name] if name in measured.distances else measured.asked
         chosen = kept(measured.ranked[name], fraction)
         measuring = measuring_seconds(measured, measures, clock)
         return account(chosen, measuring, training, scoring, of_pair)
@@ -129,7 +129,7 @@ def ledger(
 
 
 def _filled(values: Sequence[Any]) -> np.ndarray:
-    """Seconds with the mean of the known ones for those that were saved."""
+    """Seconds with the mean of the known ones for those saved or not known."""
     found = np.array(values, float)
     known = found[np.isfinite(found)]
     return np.where(np.isfinite(found), found, known.mean() if len(known) else 0.0)

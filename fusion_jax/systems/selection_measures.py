@@ -14,7 +14,7 @@ from fusion_jax.data import Task
 from fusion_jax.data.encoded import hash_encoded
 from fusion_jax.processes import agreed, write_once
 from fusion_jax.systems.clocks import CLOCKS, Spent, Stopwatch, rescaled
-from fusion_jax.systems.selection_defaults import CONTROL, FUSION
+from fusion_jax.systems.selection_defaults import FUSION
 from fusion_jax.systems.workdir import content_hash
 from fusion_jax.transfer.corpora import Corpora, read_corpora
 from fusion_jax.transfer.ranking import fused_ranks, ranks
@@ -45,6 +45,7 @@ class Measured(NamedTuple):
         representations were found again, theirs are of the first time.
       budget: tokens of each task that distributions are of.
       texts: of each task that samples are of.
+      controls: measures that stand beside those asked for: no fusion has them.
     """
 
     names: tuple[str, ...]
@@ -54,6 +55,12 @@ class Measured(NamedTuple):
     seconds: Mapping[str, Any]
     budget: int
     texts: int
+    controls: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The measures that are fused and learned of."""
+        return tuple(name for name in self.distances if name not in self.controls)
 
 
 def measure_tasks(
@@ -62,6 +69,7 @@ def measure_tasks(
     *,
     encoder: hf.Checkpoint | None,
     tokenizer: Any,
+    controls: Sequence[str] = (),
     layers: str | int = "last",
     texts: int = 200,
     budget: int = 0,
@@ -76,6 +84,7 @@ def measure_tasks(
       measures: of `AVAILABLE`; empty = all, without an encoder all on terms.
       encoder: for measures that read its states; not used without one of them.
       tokenizer: of the encoder.
+      controls: measures to rank by beside those, if they are not among them.
       layers: whose states are read.
       texts: of a task for samples.
       budget: tokens of a task for distributions, 0 = as many as the smallest has.
@@ -86,10 +95,12 @@ def measure_tasks(
     Raises:
       ValueError: unknown measures, or fewer than two tasks that can be compared.
     """
-    check_measures(measures)
-    chosen = tuple(dict.fromkeys(measures)) or tuple(
+    check_measures((*measures, *controls))
+    asked = tuple(dict.fromkeys(measures)) or tuple(
         name for name in AVAILABLE if encoder is not None or not reads_states(name)
     )
+    beside = tuple(name for name in controls if name not in asked)
+    chosen = (*asked, *beside)
     watch = Stopwatch()
     corpora = read_corpora(
         tasks, tokenizer, budget=budget, texts=texts, max_length=max_length, seed=seed
@@ -118,8 +129,9 @@ def measure_tasks(
     }
     names = represented.names
     ranked = {name: ranks(table, names) for name, table in study.distances.items()}
-    if len(ranked) > 1:
-        ranked[FUSION] = fused_ranks(study.distances, names)
+    if len(asked) > 1:
+        fused = {name: study.distances[name] for name in asked}
+        ranked[FUSION] = fused_ranks(fused, names)
     return Measured(
         names,
         study.distances,
@@ -128,6 +140,7 @@ def measure_tasks(
         seconds,
         corpora.budget,
         corpora.texts,
+        beside,
     )
 
 
@@ -178,11 +191,6 @@ def _first_time(
     if not agreed(file.is_file):
         write_once(str(file), lambda: atomic.write_json(file, taken))
     return json.loads(file.read_text())
-
-
-def with_control(measures: Sequence[str]) -> tuple[str, ...]:
-    """The measures of a study, never without the control; empty stays all."""
-    return tuple(dict.fromkeys((*measures, CONTROL))) if measures else ()
 
 
 def reads_states(measure: str) -> bool:

@@ -50,7 +50,7 @@ def judge_orders(
     """
     names = measured.names
     orders = dict(measured.ranked)
-    tables = measured.distances
+    tables = {name: measured.distances[name] for name in measured.asked}
     # Pairs without a target have to be more than what is learned of them.
     if (len(names) - 1) * (len(names) - 2) > len(tables):
         orders[LEARNED] = ranks(learned_distances(tables, scores, names), names)

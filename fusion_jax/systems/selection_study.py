@@ -6,13 +6,14 @@ says what ranks were worth there, as the line that its pairs follow.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusion_jax.systems.selection_defaults import SYSTEM
+from fusion_jax.systems.selection_defaults import FUSION, SYSTEM
+from fusion_jax.transfer.ranking import fused_ranks
 
 
 class Line(NamedTuple):
@@ -41,15 +42,19 @@ class Line(NamedTuple):
         return self.intercept + self.slope * (rank - 0.5) / count
 
 
-def study_line(workdir: str | os.PathLike[str], order: str) -> Line:
+def study_line(
+    workdir: str | os.PathLike[str], order: str, measures: Sequence[str] = ()
+) -> Line:
     """What ranks were worth in a finished study.
 
     Args:
       workdir: of a run of task selection over all pairs.
       order: a measure, or 'fusion', that it has.
+      measures: that the fusion is of, whatever the study's own was of; empty = that.
 
     Raises:
-      ValueError: it is no such run, or it has not this order; it says what it has.
+      ValueError: it is no such run, or it has not this order or a measure of the
+        fusion; it says what it has.
     """
     file = Path(workdir) / "results.json"
     if not file.is_file():
@@ -63,6 +68,8 @@ def study_line(workdir: str | os.PathLike[str], order: str) -> Line:
             f"study: {file} is no task selection over all pairs (pairs='all')"
         )
     pairs = results["pairs"]
+    if order == FUSION and measures:
+        pairs = _fused(pairs, results, measures, file)
     known = list(pairs[0]["ranks"])
     if order not in known:
         raise ValueError(
@@ -86,3 +93,27 @@ def study_line(workdir: str | os.PathLike[str], order: str) -> Line:
         results["metric"],
         order,
     )
+
+
+def _fused(
+    pairs: Sequence[Mapping[str, Any]],
+    results: Mapping[str, Any],
+    measures: Sequence[str],
+    file: Path,
+) -> list[dict[str, Any]]:
+    """Pairs with the ranks of a fusion of some of the study's measures."""
+    known = results["distances"]
+    lost = [name for name in measures if name not in known]
+    if lost:
+        raise ValueError(
+            f"study: {file} has no {', '.join(lost)} for a fusion of "
+            f"{', '.join(measures)}; it has {', '.join(known)}"
+        )
+    names = results["names"]
+    ranked = fused_ranks({name: np.array(known[name]) for name in measures}, names)
+    place = {name: number for number, name in enumerate(names)}
+
+    def rank(pair: Mapping[str, Any]) -> int:
+        return int(ranked[place[pair["source"]], place[pair["target"]]])
+
+    return [{**p, "ranks": {**p["ranks"], FUSION: rank(p)}} for p in pairs]

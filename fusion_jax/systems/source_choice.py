@@ -1,6 +1,5 @@
 """Which sources to try for one target, without training: distances, ranks, a cut."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from fusion_jax.systems.selection_measures import (
     reads_states,
 )
 from fusion_jax.systems.selection_study import Line
+from fusion_jax.transfer.ranking import kept_count
 
 
 class Choice(NamedTuple):
@@ -121,10 +121,7 @@ def choice_record(choice: Choice, keep: float, line: Line | None) -> dict[str, A
       line: of a study; None = gains are not known.
     """
     count = len(choice.sources)
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep: {keep}; give a fraction above 0 and up to 1")
-    # As `ranking.kept` has it: 0.3 * 10 is 3.0000000000000004 for a computer.
-    held = max(1, math.ceil(round(keep * count, 9)))
+    held = kept_count(count, keep)
     return {
         "target": choice.target,
         "order": choice.order,

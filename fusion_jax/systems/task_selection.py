@@ -20,8 +20,9 @@ from fusion_jax.reports.selection import write_selection
 from fusion_jax.systems.few_shot_pairs import few_shot
 from fusion_jax.systems.result import Result, timed
 from fusion_jax.systems.selection_check import check_options
+from fusion_jax.systems.selection_defaults import CONTROL
 from fusion_jax.systems.selection_ledger import ledger
-from fusion_jax.systems.selection_measures import Measured, measure_tasks, with_control
+from fusion_jax.systems.selection_measures import Measured, measure_tasks
 from fusion_jax.systems.selection_outcome import selection_results, table_of
 from fusion_jax.systems.selection_quality import judge_orders
 from fusion_jax.systems.selection_setting import Setting, make_ready, prepare
@@ -85,6 +86,7 @@ def run(
         cell["seconds"][config.clock]
         for cells in (few or {}).values()
         for cell in cells.values()
+        if cell["seconds"][config.clock] is not None
     ]
     results = selection_results(
         setting,
@@ -118,7 +120,8 @@ def _measured(setting: Setting) -> Measured:
     config = setting.config
     measured = measure_tasks(
         list(setting.read.whole.values()),
-        with_control(config.measures),
+        config.measures,
+        controls=(CONTROL,),
         encoder=setting.encoder,
         tokenizer=setting.tokenizer,
         layers=config.layers,

@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from fusion_jax.evaluation.predictions import softmax
 from fusion_jax.evaluation.readout import Readout
 from fusion_jax.evaluation.scoring import score
 from fusion_jax.processes import agreed, write_once
-from fusion_jax.systems.clocks import Stopwatch
+from fusion_jax.systems.clocks import UNKNOWN, Stopwatch
 from fusion_jax.systems.experts import fitted_once, head_key
 from fusion_jax.systems.identity import fit_identity
 from fusion_jax.systems.judge import Judge
@@ -88,7 +89,7 @@ def source_model(setting: Setting, name: str) -> Params:
         name, problem, setting.encoder, start, fit, folder, head=SHARED_HEAD
     )
     # Its train state is several times as large as the model, and done with.
-    state = folder / "fits" / f"{name}-{source_identity(setting, name)}"
+    state = _state_of(setting, name, source_identity(setting, name))
     write_once(str(state), lambda: shutil.rmtree(state, ignore_errors=True))
     return params
 
@@ -156,13 +157,22 @@ def _row(
 def _timed_model(setting: Setting, name: str, identity: str, row: Row) -> Params:
     """The model; what its training took goes into the row, and stays beside it."""
     timing = setting.folder / "experts" / f"{name}-{identity}.json"
+    model = timing.with_suffix(".safetensors")
+    state = _state_of(setting, name, identity)
+    # A run that was stopped has trained some of it: what is left is not its time.
+    begun = agreed(lambda: model.is_file() or state.is_dir())
     watch = Stopwatch()
     params = source_model(setting, name)
     if not agreed(timing.is_file):
-        seconds = {"train_seconds": watch.spent()}
+        seconds = {"train_seconds": UNKNOWN if begun else watch.spent()}
         write_once(str(timing), lambda: atomic.write_json(timing, seconds))
     row |= json.loads(timing.read_text())
     return params
+
+
+def _state_of(setting: Setting, name: str, identity: str) -> Path:
+    """Where `fitted_once` keeps the train state of a source."""
+    return setting.folder / "experts" / "fits" / f"{name}-{identity}"
 
 
 def cell_identity(setting: Setting, target: str) -> str:

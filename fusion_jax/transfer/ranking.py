@@ -67,10 +67,21 @@ def fused_ranks(tables: Mapping[str, np.ndarray], names: Sequence[str]) -> np.nd
 def kept(ranked: np.ndarray, keep: float = KEEP) -> np.ndarray:
     """Whether a source is kept for a target, [N, N] bool.
 
-    The ceil(keep * m) best of each target's m sources, one at least.
-
     Args:
       ranked: of `ranks`.
+      keep: fraction in (0, 1].
+
+    Raises:
+      ValueError: the fraction is none.
+    """
+    return (ranked > 0) & (ranked <= kept_count(len(ranked) - 1, keep))
+
+
+def kept_count(sources: int, keep: float = KEEP) -> int:
+    """How many of m sources are kept: ceil(keep * m), one at least.
+
+    Args:
+      sources: m.
       keep: fraction in (0, 1].
 
     Raises:
@@ -79,8 +90,7 @@ def kept(ranked: np.ndarray, keep: float = KEEP) -> np.ndarray:
     if not 0 < keep <= 1:
         raise ValueError(f"keep: {keep}; give a fraction above 0 and up to 1")
     # 0.3 * 10 is 3.0000000000000004 for a computer.
-    count = max(1, math.ceil(round(keep * (len(ranked) - 1), 9)))
-    return (ranked > 0) & (ranked <= count)
+    return max(1, math.ceil(round(keep * sources, 9)))
 
 
 def learned_distances(

@@ -96,7 +96,11 @@ def cosine(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def vocabulary_overlap(x: jax.Array, y: jax.Array) -> jax.Array:
-    """1 - |V_s and V_t| / |V_s or V_t| of presences [V]: Jaccard's distance."""
+    """1 - |V_s and V_t| / |V_s or V_t| of presences [V]: Jaccard's distance.
+
+    The vocabularies are those of the study's most frequent terms (`terms.vocabulary`):
+    a rarer word of one task alone does not count.
+    """
     return 1 - jnp.sum(jnp.minimum(x, y)) / jnp.sum(jnp.maximum(x, y))
 
 

@@ -101,7 +101,7 @@ def regularised_transport(
 
     Args:
       x: [n, D].
-      y: [m, D].
+      y: [n, D], of the same size.
       epsilon: e.
       symmetric: y is x: both potentials are one, and half steps of both at once take
         ten iterations where steps in turn take hundreds.
@@ -109,7 +109,11 @@ def regularised_transport(
     Returns:
       A scalar; NaN where 5,000 iterations do not bring the margins to 1e-4. Most
       samples need some thirty to reach 1e-7.
+
+    Raises:
+      ValueError: the samples are of two sizes.
     """
+    _check_sizes("regularised_transport", x, y)
     cost = squared_distances(x, y)
     rows = jnp.min(cost, axis=1, keepdims=True)
     columns = jnp.min(cost - rows, axis=0, keepdims=True)
@@ -141,7 +145,7 @@ def regularised_transport(
 
 
 class _State(NamedTuple):
-    """Of the iterations: scalings [n] and [m], how far the margin is off, steps."""
+    """Of the iterations: scalings [n] and [n], how far the margin is off, steps."""
 
     u: jax.Array
     v: jax.Array

@@ -114,6 +114,14 @@ def test_another_host_is_a_warning_or_with_strict_host_an_error(saved):
         load_module(saved, host=other, strict_host=True)
 
 
+def test_a_module_that_names_no_host_is_not_good_enough_to_be_strict(saved):
+    record = json.loads((saved / RECORD).read_text())
+    (saved / RECORD).write_text(json.dumps({**record, "host": {}}))
+    load_module(saved, host=host_of())
+    with pytest.raises(CheckpointError, match="does not say which host"):
+        load_module(saved, host=host_of(), strict_host=True)
+
+
 def test_the_head_is_no_part_of_the_host(saved):
     host = host_of()
     other = {**host, "head": jax.tree.map(lambda x: x + 1, host["head"])}

@@ -108,11 +108,11 @@ def test_methods_are_listed(command):
 def test_another_host_is_told_or_refused(command, folders, tmp_path):
     other = write_model(tmp_path / "other", seed=5, tokenizer=False)
     code, _, error = command("peft", "show", folders / "first", "--host", other)
-    assert code == 0 and "warning: " in error and "trained on another host" in error
+    assert code == 0 and "warning: " in error and "made for the host" in error
     code, _, error = command(
         "peft", "show", folders / "first", "--host", other, "--strict-host"
     )
-    assert code == 1 and error.startswith("error: ") and "another host" in error
+    assert code == 1 and error.startswith("error: ") and "--strict-host" in error
     # Modules of two hosts are merged with a warning, or not.
     one = load_module(folders / "first")
     about = {**one.host, "sha256": "0" * 64}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fusion_jax.cli import select
+from fusion_jax.systems.selection_study import study_line
 from fusion_jax.transfer.ranking import KEEP
 from tests.small_models import write_model
 from tests.systems.selection_tasks import DOMAINS, write_domains, write_rows
@@ -46,8 +46,9 @@ def test_without_a_study_no_gain_is_told(folder, command):
     assert {entry["expected_gain"] for entry in record["sources"]} == {None}
 
 
-def test_the_fraction_without_an_option_is_the_package_s():
-    assert select.KEEP == KEEP
+def test_the_fraction_without_an_option_is_the_package_s(folder, command):
+    found = json.loads(command(*arguments(folder, "a1", "--json"))[1])
+    assert found["keep"] == KEEP
 
 
 def test_several_measures_rank_together_and_states_are_read(folder, command):
@@ -88,6 +89,37 @@ def test_gains_are_the_line_of_a_study(folder, command, tmp_path):
         *arguments(folder, "a1", "--study", tmp_path, "--measure", "kl")
     )
     assert code == 1 and "no order 'kl'; it has jensen_shannon" in told
+
+
+def test_the_fusion_of_a_study_is_of_the_measures_asked_for(tmp_path):
+    """Two measures put sources as they score; the study's own fusion does not."""
+    names = ["s", "t", "u", "v"]
+    near = [[abs(s - t) for t in range(4)] for s in range(4)]
+    far = [[-x for x in row] for row in near]
+    pairs = [
+        {
+            "source": names[s],
+            "target": names[t],
+            "ranks": {name: 1 for name in ("kl", "mmd", "cosine", "fusion")},
+            "zero_shot": 0.9 - 0.1 * near[s][t],
+        }
+        for s in range(4)
+        for t in range(4)
+        if s != t
+    ]
+    study = {
+        "system": "task_selection",
+        "measures": {"kl": {}},
+        "metric": "accuracy",
+        "pairs": pairs,
+        "names": names,
+        "distances": {"kl": near, "mmd": near, "cosine": far},
+    }
+    (tmp_path / "results.json").write_text(json.dumps(study))
+    assert study_line(tmp_path, "fusion", ("kl", "mmd")).slope < -0.1
+    assert study_line(tmp_path, "fusion", ("cosine", "cosine")).slope > 0.1
+    with pytest.raises(ValueError, match=r"no renyi for a fusion of kl, renyi; it has"):
+        study_line(tmp_path, "fusion", ("kl", "renyi"))
 
 
 def test_sources_that_cannot_be_ranked_are_named(folder, command, tmp_path):

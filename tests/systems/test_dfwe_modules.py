@@ -7,12 +7,13 @@ import pytest
 
 from fusion_jax import trees
 from fusion_jax.checkpoints import huggingface as hf
-from fusion_jax.checkpoints.module_file import load_module, save_module
+from fusion_jax.checkpoints.module_file import about_host, load_module, save_module
 from fusion_jax.checkpoints.tensors import read_file
 from fusion_jax.peft import merge_into
 from fusion_jax.reports.methods import METHODS
 from fusion_jax.systems import dfwe
 from fusion_jax.systems.defaults import dfwe_config
+from fusion_jax.systems.dfwe_modules import given_modules
 from tests.small_models import write_model, write_task
 
 
@@ -104,6 +105,19 @@ def test_modules_that_exist_are_searched_without_training(finished, place):
     found = dfwe.run(config, place / "given")
     assert set(found.results["coefficients"]) == {"ours", "theirs", "pretrained"}
     assert not list((place / "given").rglob("film-from-*"))
+
+
+@pytest.mark.filterwarnings("error::fusion_jax.checkpoints.module_file.OtherHost")
+def test_a_pooler_drawn_beside_the_encoder_makes_no_other_host(finished, place):
+    encoder = hf.load(place / "encoder")
+    own = {n: x for n, x in encoder.params["encoder"].items() if n != "pooler"}
+    bare = encoder._replace(params={"encoder": own})
+    module = load_module(finished.workdir / "module")
+    module = module._replace(host=about_host(bare, "bare"))
+    folder = save_module(place / "of_bare", module)
+    start = {**encoder.params, "head": module.params["head"]}
+    found = given_modules([str(folder)], start, module.config, bare)
+    assert found["of_bare"].host == module.host
 
 
 def test_scaling_vectors_are_interpolated_as_leaves(place):

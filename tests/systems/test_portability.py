@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,16 +13,23 @@ from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.checkpoints.module_file import (
     WEIGHTS,
     OtherHost,
+    about_host,
     load_module,
     save_module,
 )
 from fusion_jax.checkpoints.tensors import CheckpointError, write_file
+from fusion_jax.peft.module import Module, init_module
 from fusion_jax.reports.tables import results_table, to_text
 from fusion_jax.systems import portability
 from fusion_jax.systems.judge import Judge
 from fusion_jax.systems.portability_defaults import portability_config
+from fusion_jax.systems.portability_given import given_module
+from fusion_jax.systems.portability_grid import Origin
+from fusion_jax.systems.portability_hosts import load_hosts
 from fusion_jax.systems.portability_lanes import lane_leaves
 from fusion_jax.systems.portability_leaks import of_items
+from fusion_jax.systems.portability_origins import Trained
+from fusion_jax.systems.portability_setting import peft_config
 from fusion_jax.systems.workdir import ConfigChanged
 from tests.small_models import LABELS, sentences, write_model, write_task
 
@@ -53,7 +62,7 @@ def put_test_rows(folder, rows):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Two task folders that share rows, and an encoder of two layers."""
+    """Two task folders that share rows, one of hosts, and an encoder of two layers."""
     root = tmp_path_factory.mktemp("portability")
     write_model(root / "encoder")
     put_test_rows(write_task(root / "tasks" / "film", test=False), others("film"))
@@ -61,16 +70,18 @@ def place(tmp_path_factory):
     seen = [{**row, "text": row["text"].upper() + "!"} for row in sentences(4)]
     play = write_task(root / "tasks" / "play", test=False)
     put_test_rows(play, [*seen, *others("play")[:4]])
+    write_task(root / "tasks" / "book", test=False)
     return root
 
 
 def make_config(place, **changes):
     config = portability_config()
     config.hosts.one = str(place / "encoder")
-    config.made.half = {"base": "one", "layers": (0,), "tasks": ("film",)}
+    config.made.half = {"base": "one", "layers": (0,), "tasks": ("book",)}
     config.made.twin = {"base": "one", "layers": (1, 0), "tasks": ()}
     config.pairs = ("one:twin", "one:half")
     config.data = {"reader": "folders", "path": str(place / "tasks")}
+    config.tasks = ("film", "play")
     config.combinations = ("film:film", "film:play")
     config.techniques = {
         "lora": {"peft": {"kind": "lora", "rank": 2}, "learning_rate": 1e-2},
@@ -257,7 +268,7 @@ def test_modules_that_exist_are_taken_and_held_against_the_host(place, finished)
     strangers = (f"{name}={place / 'strange'}",)
     with pytest.warns(OtherHost, match="this one has other weights"):
         run("w1", modules=strangers)
-    with pytest.raises(CheckpointError, match="take that host"):
+    with pytest.raises(CheckpointError, match="take a module of this host"):
         run("w2", modules=strangers, strict_host=True)
     cut = dict(trees.flatten(module.params))
     gone = next(iter(cut))
@@ -314,6 +325,95 @@ def test_a_host_ported_to_itself_by_its_hidden_states_gives_the_module_back(
     ((_, (module, _)),) = trained.items()
     for name, leaf in trees.flatten(module.params).items():
         np.testing.assert_array_equal(trees.flatten(start)[name], leaf)
+
+
+@pytest.mark.filterwarnings("ignore:the checkpoint lacks")
+@pytest.mark.filterwarnings("error::fusion_jax.checkpoints.module_file.OtherHost")
+def test_a_host_without_a_pooler_is_one_in_all_cells(place):
+    full = hf.load(place / "encoder")
+    own = {name: x for name, x in full.params["encoder"].items() if name != "pooler"}
+    bare = place / "bare"
+    hf.save(bare, {"encoder": own}, full.config, kind=None, tokenizer_from=full.path)
+    config = make_config(
+        place, pairs=("bare:bare",), combinations=("film:film",), strict_host=True
+    )
+    config.hosts = {"bare": str(bare)}
+    config.made = {}
+    setting = portability.make_setting(config, place / "poolers")
+    one, other = (setting.whole("bare", *way) for way in (("film", 0), ("play", 1)))
+    ours, theirs = trees.flatten(one), trees.flatten(other)
+    assert "encoder/pooler/kernel" in ours and set(ours) == set(theirs)
+    for name in ours:
+        same = np.array_equal(ours[name], theirs[name])
+        assert same == (name != "head/classifier/kernel"), name
+    # A module knows the checkpoint, not what was drawn beside it.
+    about = dict(setting.host("bare").record)
+    assert about == about_host(setting.hosts["bare"], "bare")
+    peft = peft_config(config, "lora")
+    module = init_module(peft, one, jax.random.key(0), about=about)
+    given = save_module(place / "of_bare", module)
+    given_module(setting, Origin("lora", "bare", "film", 0), str(given))
+
+
+def test_a_made_host_is_named_by_the_rows_that_it_learns(place, tmp_path):
+    data = {"reader": "folders", "path": str(tmp_path / "tasks")}
+    shutil.copytree(place / "tasks", tmp_path / "tasks")
+    config = make_config(place, pairs=("one:half",), data=data)
+    first = load_hosts(config, tmp_path)["half"].path
+    assert load_hosts(config, tmp_path)["half"].path == first
+    # The same path, other rows.
+    write_task(tmp_path / "tasks" / "book", test=False, train=others("book"))
+    assert load_hosts(config, tmp_path)["half"].path != first
+    # Other paths, the same rows.
+    shutil.copytree(place / "tasks", tmp_path / "copy")
+    config.data.path = str(tmp_path / "copy")
+    assert load_hosts(config, tmp_path)["half"].path == first
+
+
+def test_a_host_made_of_a_task_of_the_study_is_refused(place):
+    config = make_config(place)
+    config.made.half.tasks = ("book", "play")
+    config.made.twin.tasks = ("film",)
+    with pytest.raises(ValueError) as caught:
+        portability.run(config, place / "known")
+    assert "made.half.tasks: play of the study" in str(caught.value)
+    assert "made.twin.tasks: film of the study" in str(caught.value)
+    assert not (place / "known" / "hosts").exists()
+
+
+def test_a_cell_is_named_by_its_metrics_and_the_rows_left_out(place):
+    config = make_config(place, pairs=("one:twin",), combinations=("film:play",))
+    setting = portability.make_setting(config, place / "names")
+    (cell,) = portability.cells_of(config, tuple(setting.receivers))
+    trained = {
+        origin: Trained(Module(peft_config(config, "lora"), {}, {}), "given")
+        for origin in portability.origins_of([cell])
+    }
+    names = [portability.cell_file(setting, cell, trained).name]
+    task = setting.receivers["play"]
+    setting.receivers["play"] = replace(task, metrics=("macro_f1",))
+    setting._kept.clear()
+    names.append(portability.cell_file(setting, cell, trained).name)
+    # The receiver's rows stay; the origin has learned from one more of them.
+    film = setting.origins["film"]
+    more = (*film.rows("train"), task.rows("test")[-1])
+    setting.origins["film"] = replace(film, splits={**film.splits, "train": more})
+    setting._kept.clear()
+    names.append(portability.cell_file(setting, cell, trained).name)
+    assert len(set(names)) == 3
+
+
+def test_what_a_receiver_has_no_place_for_is_told_before_any_training(place):
+    config = make_config(place, pairs=("one:half",), combinations=("film:film",))
+    for name, part in (("second", "query"), ("other", "value")):
+        peft = {"kind": "lora", "rank": 2, "targets": (f".*layer_1/.*/{part}",)}
+        config.techniques[name] = {"peft": peft, "learning_rate": 1e-2}
+    with pytest.raises(ValueError) as caught:
+        portability.run(config, place / "placeless")
+    for name in ("second", "other"):
+        assert f"{name}, on half: " in str(caught.value)
+    assert "lora, on half" not in str(caught.value)
+    assert not (place / "placeless" / "modules").exists()
 
 
 def test_a_technique_that_cannot_be_ported_is_told_before_any_training(place):

@@ -65,6 +65,20 @@ def test_chance_is_near_zero_and_every_control_is_there(judged):
     assert judged["learned"]["spearman"]["mean"] > 0.9
 
 
+def test_a_control_has_no_part_in_what_is_learned(tables):
+    scores, distances = tables
+    ranked = {name: ranks(table, NAMES) for name, table in distances.items()}
+
+    def learned(names, controls=()):
+        some = {name: distances[name] for name in names}
+        measured = Measured(NAMES, some, ranked, {}, {}, 0, 0, controls)
+        return judge_orders(measured, scores, np.zeros((N, N)), "noisy")["learned"]
+
+    alone = learned(["noisy"])
+    assert learned(["noisy", "perfect"], ("perfect",)) == alone
+    assert learned(["noisy", "perfect"]) != alone
+
+
 def test_orders_that_ignore_the_target_put_one_source_first_everywhere(tables, judged):
     scores = tables[0]
     best = int(np.argmax(np.diag(scores)))

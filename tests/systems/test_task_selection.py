@@ -10,8 +10,10 @@ from fusion_jax.checkpoints.tensors import read_file
 from fusion_jax.systems import task_selection
 from fusion_jax.systems.saved_model import score_splits
 from fusion_jax.systems.selection_defaults import selection_config
+from fusion_jax.systems.selection_measures import measure_tasks
 from fusion_jax.systems.selection_setting import make_ready, prepare
 from fusion_jax.systems.workdir import ConfigChanged
+from fusion_jax.transfer.ranking import fused_ranks
 from fusion_jax.trees import unflatten
 from tests.small_models import write_model
 from tests.systems.selection_tasks import DOMAINS, rows_of, write_domains, write_rows
@@ -86,6 +88,32 @@ def test_every_order_stands_beside_its_controls(finished):
     assert judged["jensen_shannon"]["against_reference"]["mean"] == 0
 
 
+def test_the_control_is_ranked_beside_the_measures_asked_for(place):
+    setting = prepare(make_config(place), place / "beside")
+    tasks = list(setting.read.whole.values())
+
+    def measured(*measures):
+        return measure_tasks(
+            tasks,
+            measures,
+            encoder=None,
+            tokenizer=setting.tokenizer,
+            controls=("vocabulary_overlap",),
+        )
+
+    one = measured("jensen_shannon")
+    assert set(one.ranked) == {"jensen_shannon", "vocabulary_overlap"}
+    two = measured("jensen_shannon", "kl")
+    tables = {name: two.distances[name] for name in ("jensen_shannon", "kl")}
+    assert two.asked == tuple(tables)
+    np.testing.assert_array_equal(two.ranked["fusion"], fused_ranks(tables, two.names))
+    # Asked for, it is a measure as the others are.
+    assert measured("kl", "vocabulary_overlap").asked == ("kl", "vocabulary_overlap")
+    with pytest.raises(ValueError, match=r"order: 'fusion' is not one of kl, vocab"):
+        config = make_config(place, measures=("kl",), order="fusion")
+        task_selection.run(config, place / "unfused")
+
+
 def test_a_cell_is_the_source_models_score_on_the_targets_test_rows(finished, place):
     """Read one by one by `score_splits`, in other batches."""
     config = make_config(place, measures=("jensen_shannon", "mean_cosine", "mmd"))
@@ -145,6 +173,19 @@ def test_a_stopped_run_goes_on_and_trains_nothing_twice(finished, place):
     assert old["train_seconds"] == new["train_seconds"]
     first, second = (r.results["ledger"]["measuring"] for r in (finished, again))
     assert first["states"] == second["states"] and first["terms"] == second["terms"]
+    # Stopped between a model and its time, the time is not known, nor made up.
+    name = rows[0].stem
+    (run / "experts" / f"{name}.json").unlink()
+    rows[0].unlink()
+    tuned = sorted((run / "few_shot").glob("*.json"))[0]
+    (run / "few_shot" / "fits" / tuned.stem).mkdir(parents=True)
+    tuned.unlink()
+    (run / "results.json").unlink()
+    ledger = task_selection.run(config, run).results["ledger"]
+    source = json.loads(rows[0].read_text())["source"]
+    assert ledger["training"][source] is None and ledger["estimated"] == [source]
+    assert ledger["at_keep"]["per_source"]["kept"] > 0
+    assert json.loads(tuned.read_text())["seconds"] == {"wall": None, "cpu": None}
     with pytest.raises(ConfigChanged, match="keep"):
         task_selection.run(make_config(place, keep=0.9), run)
 

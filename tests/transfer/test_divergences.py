@@ -15,7 +15,7 @@ from fusion_jax.transfer.sample_divergences import (
     squared_distances,
 )
 from fusion_jax.transfer.table import MEASURES
-from fusion_jax.transfer.transport import unit_directions
+from fusion_jax.transfer.transport import regularised_transport, unit_directions
 
 RANDOM = np.random.default_rng(0)
 TASKS, WORDS, ROWS, WIDTH = 5, 40, 30, 6
@@ -292,6 +292,12 @@ def test_transport_of_samples_far_apart_is_a_number_and_of_one_sample_is_zero():
     table = all_pairs("sinkhorn", far, options={"epsilon": 1.0})
     assert table[0, 1] == pytest.approx(WIDTH * 1e6)
     np.testing.assert_allclose(np.diag(table), 0, atol=1e-9)
+
+
+def test_samples_of_two_sizes_are_not_transported():
+    sample = RANDOM.normal(size=(ROWS, WIDTH))
+    with pytest.raises(ValueError, match=r"regularised_transport: samples of 30 and 2"):
+        regularised_transport(jnp.asarray(sample), jnp.asarray(sample[:29]), EPSILON)
 
 
 def test_transport_is_that_of_ott():

@@ -1,13 +1,12 @@
 """The host that a module was made for against the one that it is to run on."""
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fusion_jax import trees
 from fusion_jax.checkpoints.huggingface import Checkpoint
 from fusion_jax.checkpoints.module_checks import of_host
-from fusion_jax.checkpoints.module_file import OtherHost, about_host
+from fusion_jax.checkpoints.module_file import about_host, check_hash
 from fusion_jax.checkpoints.tensors import CheckpointError
 from fusion_jax.peft import Module
 from fusion_jax.types import Params
@@ -69,18 +68,10 @@ def check_host(
             + "\n  ".join(faults[:40])
             + "\nTake the host that it was trained on, or port it to this one."
         )
-    told, here = module.host.get("sha256"), host.about["sha256"]
-    if told == here:
-        return
-    if told is None:
-        said = f"{source} does not say which host it was trained on"
-    else:
-        said = (
-            f"{source} was trained on another host ({module.host.get('name', '?')}, "
-            f"{told[:12]}) than {host.about['name']} ({here[:12]})"
-        )
-    if strict:
-        raise CheckpointError(f"{said}; without --strict-host this is a warning")
-    if told is not None:
-        message = f"{said}; what it does here is not what it did"
-        warnings.warn(message, OtherHost, stacklevel=2)
+    check_hash(
+        source,
+        module.host,
+        host.about["sha256"],
+        strict=strict,
+        name=host.about["name"],
+    )

@@ -193,7 +193,7 @@ def test_another_host_of_the_same_shape_is_told(tmp_path):
     folder = save_module(tmp_path / "out", module(CONFIGS["lora"]), form="peft")
     other = host()
     other = other._replace(about={**other.about, "sha256": "0" * 64, "name": "other"})
-    with pytest.warns(UserWarning, match=r"trained on another host \(tiny-bert"):
+    with pytest.warns(UserWarning, match=r"made for the host tiny-bert"):
         load_module(folder, host=other)
     with pytest.raises(CheckpointError, match="strict-host"):
         load_module(folder, host=other, strict_host=True)
