@@ -11,7 +11,7 @@ from fusion_jax.peft.config import PeftConfig
 from fusion_jax.peft.delta import rank_of, scaling
 from fusion_jax.peft.module import Module
 from fusion_jax.peft.port_carry import Carry
-from fusion_jax.peft.port_check import check_fits, check_module
+from fusion_jax.peft.port_check import check_fits, check_module, check_taken
 from fusion_jax.peft.port_depth import DEPTHS, layers_taken, mean_product
 from fusion_jax.peft.port_host import LAYER, Host, size_of
 from fusion_jax.peft.port_leaves import meaning_of
@@ -54,9 +54,9 @@ def port(
 ) -> Module:
     """A module of one host as a module of another.
 
-    Layers first: each of the receiver's takes one or several of the origin's; several
-    are averaged (products of LoRA and Compacter as products, then cut back to their
-    rank). Then widths: an axis that reads activations of the host is multiplied by the
+    Layers first: each of the receiver's takes one or several of the origin's, and what
+    none takes is told in a warning; several are averaged (products of LoRA and
+    Compacter as products, then cut back to their rank). Then widths: an axis that reads activations of the host is multiplied by the
     map that reads the origin's from the receiver's, one that writes by the other. A
     leaf that stands in the place of one of the host's (biases, norms) is moved as its
     difference from it, but copied as it is by 'copy'.
@@ -77,7 +77,8 @@ def port(
 
     Raises:
       ValueError: an unknown method or option, or a module that is bound to its host.
-      TreeMismatch: sizes or layers differ where they may not; all are listed.
+      TreeMismatch: sizes or layers differ where they may not, all are listed; or no
+        layer of the receiver takes one that the module has leaves at.
       NoMeaning: the method says nothing about leaves of this kind; all are listed.
 
     Reference: Sabry and Belz 2024, arXiv 2401.14228, for equal shapes.
@@ -144,6 +145,8 @@ def port_along(route: Route, module: Module, *, magnitude: str = "relative") -> 
         equal_layers=way.depth == "equal",
         fixed_only=way.maps is not None,
     )
+    if way.depth != "equal":  # `check_fits` has listed what is beyond
+        check_taken(leaves, route.taken, source, target)
     carry = Carry(leaves, source, target, route.maps, magnitude, route.method == "copy")
     ported = _all_carried(carry, plan, module.config)
     params = {
