@@ -51,3 +51,42 @@ def test_layers_that_are_not_taken_are_told(params, origin, half):
         warnings.simplefilter("error")
         port(lora_on((0, 2), params), origin, half, "skip")
         port(lora_on((0, 1, 2, 3), params), origin, half, "average")
+
+
+def test_a_layer_without_an_update_counts_as_0_in_a_mean(params, origin, half):
+    module = lora_on((0, 2, 3), params)
+    found = trees.flatten(port(module, origin, half, "average").params)
+    own = {
+        n: np.asarray(x, np.float64) for n, x in trees.flatten(module.params).items()
+    }
+
+    def product(leaves, layer):
+        a, b = (np.asarray(leaves[f"{QUERY.format(layer)}/{x}"]) for x in "ab")
+        return a.astype(np.float64) @ b
+
+    np.testing.assert_allclose(product(found, 0), product(own, 0) / 2, atol=1e-6)
+    u, s, v = np.linalg.svd((product(own, 2) + product(own, 3)) / 2)
+    np.testing.assert_allclose(product(found, 1), (u[:, :2] * s[:2]) @ v[:2], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "compacter"])
+def test_an_adapter_of_one_of_two_layers_adds_half(kind, params, origin, half):
+    targets = (r"layer_(0|2)/mlp/down",)
+    module = module_of(PeftConfig(kind, targets=targets, bottleneck=8), params)
+    found = trees.flatten(port(module, origin, half, "average").params)
+    own = trees.flatten(module.params)
+    scaled = {"adapter": ("up/kernel", "up/bias"), "compacter": ("up/right", "up/bias")}
+    for name, leaf in found.items():
+        by = 0.5 if name.endswith(scaled[kind]) else 1.0
+        mine = own[name.replace("layer_1", "layer_2")]
+        np.testing.assert_array_equal(leaf, by * np.asarray(mine), err_msg=name)
+
+
+def test_a_scale_is_the_mean_of_those_there_are(params, origin, half):
+    config = PeftConfig("ia3", targets=("layer_(0|2)/attention/key",))
+    module = module_of(config, params)
+    found = trees.flatten(port(module, origin, half, "average").params)
+    own = trees.flatten(module.params)
+    for name, leaf in found.items():
+        mine = own[name.replace("layer_1", "layer_2")]
+        np.testing.assert_array_equal(leaf, mine, err_msg=name)
