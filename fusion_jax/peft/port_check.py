@@ -93,7 +93,7 @@ def check_fits(
         ]
         wrong += [f"{name}: {target.name} has no such layer" for name in beyond]
     for name, sources in plan.items():
-        meaning = meaning_of(name)
+        meaning = meaning_of(name, leaves)
         shape = np.shape(leaves[sources[0]])
         wrong += _misfits(name, shape, meaning, target, fixed_only)
     if wrong:
