@@ -41,7 +41,8 @@ def test_a_head_reads_the_stream_and_its_inside_is_its_own(family):
         ends.append(host._replace(states=hosts.random_states(host.params)))
     module = module_of(CONFIG, hosts.params_of(config))
     own = trees.flatten(module.params)
-    found = trees.flatten(port(module, *ends, "correlation").params)
+    origin, receiver = ends
+    found = trees.flatten(port(module, origin, receiver, "correlation").params)
     inner = f"{INNER[family]}/kernel"
     assert own[inner].shape == (16, 16) and found[inner].shape == (20, 16)
     for name in own:
