@@ -84,16 +84,15 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def export_module(options: argparse.Namespace) -> None:
     """Writes a module in another library's form."""
-    from fusion_jax import trees
     from fusion_jax.checkpoints.modules import save_module
+    from fusion_jax.peft.combine_config import without
 
     need_host(options)
     check_out(options)
     _, host = read_host(options)
     module = read_module(options, options.module, host)
     if options.leave_out:
-        _, rest = trees.partition(module.params, options.leave_out)
-        module = module._replace(params=rest)
+        module = without(module, options.leave_out)
     save_module(
         options.out,
         module,

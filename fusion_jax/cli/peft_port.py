@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-length", type=int, default=64, help="tokens of an input of that text"
     )
     parser.add_argument(
-        "--control", help="draw the result's entries anew: gaussian, permuted, ..."
+        "--control",
+        help="draw the entries anew, but for a head's: gaussian, permuted, ...",
     )
     parser.add_argument("--seed", type=int, default=0, help="of --control")
     parser.add_argument(
@@ -71,11 +72,13 @@ def run(options: argparse.Namespace) -> None:
     _check_usage(options)
     import jax
 
+    from fusion_jax import trees
     from fusion_jax.checkpoints import huggingface
     from fusion_jax.checkpoints.modules import host_of, load_module, save_module
     from fusion_jax.peft.combine_config import placed
     from fusion_jax.peft.controls import CONTROLS
     from fusion_jax.peft.low_rank import own_leaves
+    from fusion_jax.peft.module import with_module
     from fusion_jax.peft.port import port
 
     check_out(options)
@@ -98,12 +101,14 @@ def run(options: argparse.Namespace) -> None:
         **dict(setting(text) for text in options.set),
     )
     if ported.config.targets:  # they may name layers that the receiver lacks
-        own, _ = own_leaves(ported)
-        ported = ported._replace(config=placed(ported.config, own))
+        named, _ = own_leaves(ported)
+        ported = ported._replace(config=placed(ported.config, named))
     if options.control:
         key = jax.random.key(options.seed)
-        drawn = CONTROLS[options.control](ported.params, key)
-        ported = ported._replace(params=drawn)
+        # The head is no part of the question what the module knows.
+        head, own = trees.partition(ported.params, r"head/.*")
+        drawn = CONTROLS[options.control](own, key)
+        ported = ported._replace(params=with_module(head, drawn))
     save_module(options.out, ported, form=options.form)
     record = {
         "method": options.method,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,8 +81,8 @@ def _numbers(config: Any) -> list[str]:
     ]
     for name in ("alpha", "dropout", "reduction_factor", "scale"):
         if not _real(getattr(config, name)):
-            wrong.append(f"{name} = {getattr(config, name)!r}: a number")
-    for name in ("use_rslora", "use_dora", "train_norms"):
+            wrong.append(f"{name} = {getattr(config, name)!r}: a finite number")
+    for name in ("use_rslora", "use_dora", "train_norms", "shift_positions"):
         if not isinstance(getattr(config, name), bool):
             wrong.append(f"{name} = {getattr(config, name)!r}: true or false")
     if _real(config.alpha) and not config.alpha > 0:
@@ -96,7 +97,7 @@ def _numbers(config: Any) -> list[str]:
         if not _whole(rank, 1)
     ]
     wrong += [
-        f"alpha_pattern: {pattern!r} has alpha {alpha!r}: above 0"
+        f"alpha_pattern: {pattern!r} has alpha {alpha!r}: finite, above 0"
         for pattern, alpha in config.alpha_pattern
         if not (_real(alpha) and alpha > 0)
     ]
@@ -108,7 +109,10 @@ def _whole(value: Any, least: int) -> bool:
 
 
 def _real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value is a number, and a finite one."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def _patterns(config: Any) -> list[str]:

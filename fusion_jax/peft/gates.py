@@ -54,7 +54,8 @@ def gated(modules: Mapping[str, Module]) -> Gated:
 
     Raises:
       ValueError: a module of another kind or with a magnitude (DoRA), whose update is
-        not a product of factors, or sides that do not fit; all are named.
+        not a product of factors, one that changed its host (PiSSA), or sides that do
+        not fit; all are named.
     """
     own = {name: parts(module.params) for name, module in modules.items()}
     _check(modules, own)
@@ -95,11 +96,15 @@ def ungated(module: Module) -> Module:
       module: of kind lora, its layers with a gate or without.
 
     Returns:
-      A module of the same update.
+      A module of the same update, whose config names its layers; one without a gate
+      comes back as it is.
     """
     config, leaves = module.config, flatten(module.params)
+    layers = parts(module.params)
+    if not any("gate" in own for own in layers.values()):
+        return module
     ranks, alphas = {}, {}
-    for path, own in parts(module.params).items():
+    for path, own in layers.items():
         ranks[path] = rank = own["b"].shape[0]
         alphas[path] = alpha_of(config, path)
         gate = leaves.pop(f"{path}/lora/gate", None)
@@ -107,10 +112,10 @@ def ungated(module: Module) -> Module:
             leaves[f"{path}/lora/a"] = own["a"] * gate
             alphas[path] = math.sqrt(rank) if config.use_rslora else float(rank)
     rank, alpha = (max(x.values(), key=list(x.values()).count) for x in (ranks, alphas))
-    tails = (re.sub(r"^encoder/layer_\d+/", "", path) for path in ranks)
     plain = dataclasses.replace(
         config,
-        targets=tuple(dict.fromkeys(re.escape(tail) for tail in tails)),
+        # Whole paths: a tail would mean the layers too that have no part.
+        targets=tuple(map(re.escape, ranks)),
         rank=rank,
         alpha=alpha,
         rank_pattern=tuple((re.escape(p), r) for p, r in ranks.items() if r != rank),
@@ -136,6 +141,12 @@ def _check(
         f"{name} is of kind {module.config.kind}"
         for name, module in modules.items()
         if module.config.kind != "lora"
+    ]
+    wrong += [
+        f"{name} has init 'pissa', which took a part out of its host (make it a plain "
+        "LoRA of the whole host with peft.portable first)"
+        for name, module in modules.items()
+        if module.config.init == "pissa"
     ]
     wrong += [
         f"{name} has magnitudes (DoRA)"

@@ -9,6 +9,7 @@ import numpy as np
 from fusion_jax import trees
 from fusion_jax.peft.delta import delta, scaling
 from fusion_jax.peft.factors import Factors, of_dense
+from fusion_jax.peft.gates import ungated
 from fusion_jax.peft.lora import parts
 from fusion_jax.peft.module import Module
 from fusion_jax.peft.table import KINDS
@@ -27,7 +28,7 @@ def own_leaves(module: Module) -> tuple[dict[str, np.ndarray], dict[str, np.ndar
 def updates_of(module: Module, host: Params | None = None) -> dict[str, Factors]:
     """What a module of kind lora adds to each kernel.
 
-    The scaling is split evenly: sqrt(s) a and sqrt(s) b.
+    The scaling is split evenly: sqrt(s) a and sqrt(s) b; a gate is multiplied into a.
 
     Args:
       module: of kind lora.
@@ -39,6 +40,7 @@ def updates_of(module: Module, host: Params | None = None) -> dict[str, Factors]
     Raises:
       ValueError: DoRA without the kernels of its layers; all are listed.
     """
+    module = ungated(module)
     found, lacking = {}, []
     kernels = trees.flatten(host) if host is not None else {}
     for path, leaves in parts(module.params).items():

@@ -11,8 +11,14 @@ from fusion_jax.peft.config import PeftConfig
 from fusion_jax.peft.delta import rank_of, scaling
 from fusion_jax.peft.module import Module
 from fusion_jax.peft.port_carry import Carry
-from fusion_jax.peft.port_check import check_fits, check_module
-from fusion_jax.peft.port_depth import DEPTHS, layers_taken, mean_product
+from fusion_jax.peft.port_check import check_fits, check_module, check_taken
+from fusion_jax.peft.port_depth import (
+    DEPTHS,
+    layers_taken,
+    mean,
+    mean_product,
+    share_of,
+)
 from fusion_jax.peft.port_host import LAYER, Host, size_of
 from fusion_jax.peft.port_leaves import meaning_of
 from fusion_jax.peft.port_maps import Map, Maps, NoMeaning, identity
@@ -54,12 +60,15 @@ def port(
 ) -> Module:
     """A module of one host as a module of another.
 
-    Layers first: each of the receiver's takes one or several of the origin's; several
-    are averaged (products of LoRA and Compacter as products, then cut back to their
-    rank). Then widths: an axis that reads activations of the host is multiplied by the
-    map that reads the origin's from the receiver's, one that writes by the other. A
-    leaf that stands in the place of one of the host's (biases, norms) is moved as its
-    difference from it, but copied as it is by 'copy'.
+    Layers first: each of the receiver's takes one or several of the origin's, and what
+    none takes is told in a warning; several are averaged (products of LoRA and
+    Compacter as products, then cut back to their rank). Where the module has no part, a
+    low-rank update, an adapter or a Compacter adds 0, which counts in the mean; leaves
+    of any other kind (scales, magnitudes, rows, the host's own) are averaged over the
+    layers that have them. Then widths: an axis that reads activations of the host is
+    multiplied by the map that reads the origin's from the receiver's, one that writes
+    by the other. A leaf that stands in the place of one of the host's (biases, norms)
+    is moved as its difference from it, but copied as it is by 'copy'.
 
     Args:
       module: with leaves of a head, if that is to go along; no residual inits such as
@@ -77,7 +86,8 @@ def port(
 
     Raises:
       ValueError: an unknown method or option, or a module that is bound to its host.
-      TreeMismatch: sizes or layers differ where they may not; all are listed.
+      TreeMismatch: sizes or layers differ where they may not, all are listed; or no
+        layer of the receiver takes one that the module has leaves at.
       NoMeaning: the method says nothing about leaves of this kind; all are listed.
 
     Reference: Sabry and Belz 2024, arXiv 2401.14228, for equal shapes.
@@ -144,8 +154,10 @@ def port_along(route: Route, module: Module, *, magnitude: str = "relative") -> 
         equal_layers=way.depth == "equal",
         fixed_only=way.maps is not None,
     )
+    if way.depth != "equal":  # `check_fits` has listed what is beyond
+        check_taken(leaves, route.taken, source, target)
     carry = Carry(leaves, source, target, route.maps, magnitude, route.method == "copy")
-    ported = _all_carried(carry, plan, module.config)
+    ported = _all_carried(carry, plan, route.taken, module.config)
     params = {
         name: jnp.asarray(value, leaves[plan[name][0]].dtype)
         for name, value in ported.items()
@@ -180,7 +192,10 @@ def _unmoved(source: Host, target: Host) -> Maps:
 
 
 def _all_carried(
-    carry: Carry, plan: Mapping[str, Sequence[str]], config: PeftConfig
+    carry: Carry,
+    plan: Mapping[str, Sequence[str]],
+    taken: Sequence[tuple[int, ...]],
+    config: PeftConfig,
 ) -> dict[str, np.ndarray]:
     """Every leaf of the receiver's module; all that has no meaning raised at once."""
     ported: dict[str, np.ndarray] = {}
@@ -189,14 +204,15 @@ def _all_carried(
         if name in ported:
             continue
         try:
+            share = share_of(name, sources, taken)
             left = next((ends for ends in _PRODUCTS if name.endswith(ends[0])), None)
             if left is not None:
                 other = name.removesuffix(left[0]) + left[1]
                 ported[name], ported[other] = _product(
-                    carry, name, sources, other, plan[other], config
+                    carry, name, sources, other, plan[other], share, config
                 )
             elif not any(name.endswith(ends[1]) for ends in _PRODUCTS):
-                ported[name] = _mean([carry(name, one) for one in sources])
+                ported[name] = mean([carry(name, one) for one in sources], share)
         except NoMeaning as error:
             wrong.append(str(error))
     if wrong:
@@ -210,12 +226,13 @@ def _product(
     lefts: Sequence[str],
     other: str,
     rights: Sequence[str],
+    share: float,
     config: PeftConfig,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Two factors whose product is ported: as they are, or the mean of products."""
     left = [carry(name, one) for one in lefts]
     right = [carry(other, one) for one in rights]
-    weights = [1.0 / len(left)] * len(left)
+    weights = [share / len(left)] * len(left)
     rank = left[0].shape[-1]
     if name.endswith("/lora/a"):
         path = meaning_of(name).path
@@ -229,9 +246,3 @@ def _product(
     if len(left) == 1 and left[0].shape[-1] == rank:
         return left[0], right[0] if weights[0] == 1 else weights[0] * right[0]
     return mean_product(left, right, weights, rank)
-
-
-def _mean(values: Sequence[np.ndarray]) -> np.ndarray:
-    if len(values) == 1:
-        return values[0]
-    return np.mean([np.asarray(x, np.float64) for x in values], axis=0)

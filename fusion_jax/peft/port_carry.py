@@ -39,7 +39,7 @@ class Carry:
 
     def __call__(self, name: str, source_name: str) -> np.ndarray:
         """The leaf `source_name` of the module as the leaf `name` of the receiver's."""
-        there, here = meaning_of(name), meaning_of(source_name)
+        there, here = (meaning_of(one, self.leaves) for one in (name, source_name))
         value = np.asarray(self.leaves[source_name])
         if there.form == "whole":
             return self._whole(value, name, there, here)

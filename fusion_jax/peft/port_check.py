@@ -1,5 +1,6 @@
 """What keeps a module from a host: sizes, layers, inits that are bound to one."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,42 @@ def check_module(module: Module) -> None:
             "port: the module's init is 'pissa', which took a part out of its host; "
             "make it a plain LoRA of the whole host with peft.portable first"
         )
+
+
+def check_taken(
+    leaves: Mapping[str, Any],
+    taken: Sequence[tuple[int, ...]],
+    source: Host,
+    target: Host,
+) -> None:
+    """Warns of layers of the module that no layer of the receiver takes.
+
+    Args:
+      leaves: of the module, by name.
+      taken: for each layer of the receiver the origin's layers that it takes.
+      source: the module's host.
+      target: the receiver.
+
+    Raises:
+      TreeMismatch: none of them is taken: nothing would be left of the module.
+    """
+    own = {int(found[2]) for name in leaves if (found := LAYER.fullmatch(name))}
+    lost = sorted(own.difference(*taken))
+    if not lost:
+        return
+    numbers = ", ".join(map(str, lost))
+    if len(lost) == len(own):
+        every = ", ".join(map(str, sorted(set().union(*taken))))
+        raise trees.TreeMismatch(
+            f"the module has leaves at layers {numbers} of {source.name}, and "
+            f"{target.name} takes layers {every} alone: nothing of it would be left; "
+            "port it by 'average', or with depth='average'"
+        )
+    warnings.warn(
+        f"the module's leaves at layers {numbers} of {source.name} are in no layer of "
+        f"{target.name}; 'average', or depth='average', takes all layers",
+        stacklevel=3,
+    )
 
 
 def check_fits(
@@ -56,7 +93,7 @@ def check_fits(
         ]
         wrong += [f"{name}: {target.name} has no such layer" for name in beyond]
     for name, sources in plan.items():
-        meaning = meaning_of(name)
+        meaning = meaning_of(name, leaves)
         shape = np.shape(leaves[sources[0]])
         wrong += _misfits(name, shape, meaning, target, fixed_only)
     if wrong:

@@ -1,11 +1,19 @@
 """Which layers of the origin a receiver's layer takes, and the mean of several."""
 
 import itertools
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from fusion_jax.peft.port_host import LAYER
+
 DEPTHS = ("skip", "average")
+
+# What a part adds to the host is linear in one of these: 0 where there is no part.
+_ADDED = re.compile(
+    r".*/(lora/a|compacter/up/left|(adapter|compacter)/up/(kernel|bias))"
+)
 
 
 def layers_taken(source: int, target: int, depth: str) -> list[tuple[int, ...]]:
@@ -37,6 +45,23 @@ def layers_taken(source: int, target: int, depth: str) -> list[tuple[int, ...]]:
     if source % target == 0:
         return [(j * (source // target),) for j in range(target)]
     return [((2 * j + 1) * source // (2 * target),) for j in range(target)]
+
+
+def share_of(
+    name: str, sources: Sequence[str], taken: Sequence[tuple[int, ...]]
+) -> float:
+    """Part of a receiver's layers' mean that those with the leaf are; else 1."""
+    found = LAYER.fullmatch(name)
+    if found is None or not _ADDED.fullmatch(name):
+        return 1.0
+    return len(sources) / len(taken[int(found[2])])
+
+
+def mean(values: Sequence[np.ndarray], share: float) -> np.ndarray:
+    """The mean times a share, float64; one value with a share of 1 as it is."""
+    if len(values) == 1 and share == 1:
+        return values[0]
+    return share * np.mean([np.asarray(x, np.float64) for x in values], axis=0)
 
 
 def mean_product(

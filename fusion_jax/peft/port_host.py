@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fusion_jax import trees
+from fusion_jax.peft.port_leaves import INNER_HEAD
 from fusion_jax.types import Params
 
 LAYER = re.compile(r"(.*?)layer_(\d+)/(.*)")
@@ -54,7 +55,7 @@ def place_in(host: Host, path: str, side: str) -> tuple[str, str]:
     """Where a side of a layer is found among the layers of a host.
 
     A head is no part of a host: what it reads is what the pooler, or the last layer,
-    writes.
+    writes; the pooler is read by no head with a layer of its own.
 
     Args:
       host: of the layer.
@@ -63,7 +64,7 @@ def place_in(host: Host, path: str, side: str) -> tuple[str, str]:
     """
     if not path.startswith("head/") or side == "out":
         return path, side
-    if "pooler" in host.params["encoder"]:
+    if "pooler" in host.params["encoder"] and not re.fullmatch(INNER_HEAD, path):
         return "encoder/pooler", "out"
     return f"encoder/layer_{host.num_layers - 1}/mlp/down", "out"
 

@@ -1,6 +1,7 @@
 """What each leaf of a module means: which of its axes belong to the host."""
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 INSIDE = ""
@@ -45,6 +46,10 @@ class Meaning(NamedTuple):
     path: str
 
 
+INNER_HEAD = r"head/(?:dense|pre_classifier)"
+"""The layer of RoBERTa's and DistilBERT's heads before the classes; it reads the
+stream."""
+
 _LAYER = r"(?P<path>.+)"
 _TABLE: tuple[tuple[str, str, tuple[Axis | str, ...], bool], ...] = (
     # The rows of a table are words, and no activation.
@@ -64,7 +69,10 @@ _TABLE: tuple[tuple[str, str, tuple[Axis | str, ...], bool], ...] = (
     (rf"{_LAYER}/compacter/up/bias", "whole", (INSIDE,), False),
     (rf"{_LAYER}/prefix/rows", "linear", (INSIDE, WRITE_OUT), False),
     (rf"{_LAYER}/prompt/rows", "linear", (INSIDE, WRITE_OUT), False),
-    # Leaves under the host's own names. The classes of a head are no width.
+    # Leaves under the host's own names. The classes of a head are no width, and neither
+    # is what a layer of its own writes to the next.
+    (rf"(?P<path>{INNER_HEAD})/kernel", "linear", (READ_IN, INSIDE), False),
+    (rf"(?P<path>{INNER_HEAD})/bias", "linear", (INSIDE,), False),
     (r"(?P<path>head/(classifier|span|choice))/kernel", "linear", (READ_IN, INSIDE),
      False),
     (r"(?P<path>head/(classifier|span|choice))/bias", "linear", (INSIDE,), False),
@@ -77,8 +85,13 @@ _MEANINGS = [
 ]
 
 
-def meaning_of(name: str) -> Meaning:
+def meaning_of(name: str, leaves: Iterable[str] = ()) -> Meaning:
     """What a leaf of a module means.
+
+    Args:
+      name: of the leaf.
+      leaves: names of the module's leaves: where the head has a layer before it, the
+        classifier reads that and not the host.
 
     Raises:
       ValueError: no entry of the table covers the name.
@@ -86,6 +99,10 @@ def meaning_of(name: str) -> Meaning:
     for pattern, form, axes, own in _MEANINGS:
         found = pattern.fullmatch(name)
         if found:
+            if found["path"] == "head/classifier" and any(
+                re.fullmatch(f"{INNER_HEAD}/kernel", leaf) for leaf in leaves
+            ):
+                axes = (INSIDE,) * len(axes)
             return Meaning(form, axes, own, found["path"])
     raise ValueError(
         f"{name}: no leaf of a module is called so; porting knows "

@@ -1,5 +1,6 @@
 """fusion-jax peft: modules shown, read, written and merged from the shell."""
 
+import dataclasses
 import json
 
 import jax
@@ -63,6 +64,41 @@ def test_export_and_import_are_inverse(command, place, folders, tmp_path):
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.fixture
+def headed(folders, tmp_path):
+    """The first module, with a head of its own."""
+    first = load_module(folders / "first")
+    random = np.random.default_rng(3)
+    head = {
+        "head/classifier/kernel": random.normal(size=(16, 3)).astype(np.float32),
+        "head/classifier/bias": random.normal(size=3).astype(np.float32),
+    }
+    leaves = {**trees.flatten(first.params), **head}
+    config = dataclasses.replace(first.config, replaces=("head/.*",))
+    one = first._replace(config=config, params=trees.unflatten(leaves))
+    return save_module(tmp_path / "headed", one)
+
+
+def test_what_is_left_out_is_left_out_of_the_config(command, place, headed, tmp_path):
+    out = tmp_path / "bare"
+    leave = ("--leave-out", "head/.*", "--form", "fusion_jax", "--out", out)
+    code, _, error = command("peft", "export", headed, *leave)
+    assert code == 0, error
+    one = load_module(out, host=host_of(hf.load(place / "encoder")), strict_host=True)
+    assert one.config.replaces == ()
+    assert not any(name.startswith("head/") for name in trees.flatten(one.params))
+
+
+def test_a_control_draws_no_head(command, place, headed, tmp_path):
+    hosts = ("--origin", place / "encoder", "--receiver", place / "encoder")
+    control = ("--control", "gaussian", "--out", tmp_path / "control")
+    code, _, error = command("peft", "port", headed, *hosts, *control)
+    assert code == 0, error
+    given = trees.flatten(load_module(headed).params)
+    for name, leaf in trees.flatten(load_module(tmp_path / "control").params).items():
+        assert np.array_equal(leaf, given[name]) == name.startswith("head/"), name
 
 
 def test_merge_adds_updates(command, folders, tmp_path):

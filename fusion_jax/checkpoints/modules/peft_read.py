@@ -27,6 +27,7 @@ from fusion_jax.checkpoints.modules.peft_tensors import (
     modules_of,
     understood,
 )
+from fusion_jax.checkpoints.modules.peft_values import value_faults
 from fusion_jax.checkpoints.modules.peft_virtual import read_prefix, read_prompt
 from fusion_jax.checkpoints.modules.replaced import unexplained
 from fusion_jax.checkpoints.modules.sidecar import read_json, read_sidecar
@@ -60,8 +61,9 @@ def read_peft(
 
     Raises:
       CheckpointError: a pickle, a file that is missing or damaged, a key that changes
-        the meaning, tensors that are unexpected, missing, of another rank or shape, or
-        of no layer of the family; every fault is listed.
+        the meaning or has a value of another type, tensors that are unexpected,
+        missing, of another rank or shape, or of no layer of the family; every fault is
+        listed.
     """
     values = read_json(directory / CONFIG)
     module = module_of_tensors(
@@ -103,7 +105,10 @@ def module_of_tensors(
     """
     about = dict(about or {})
     faults, notes = key_faults(values, ignore)
-    if faults and str(values.get("peft_type")) not in (*_LAYERED, *_VIRTUAL):
+    mistyped = value_faults(values)
+    faults += mistyped
+    # Nothing else can be read then.
+    if mistyped or str(values.get("peft_type")) not in (*_LAYERED, *_VIRTUAL):
         raise _refused(source, faults)
     for note in notes:
         warnings.warn(f"{source}: {note}", stacklevel=3)

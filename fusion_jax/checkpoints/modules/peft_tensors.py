@@ -114,11 +114,12 @@ def layered_tensors(
 
     Raises:
       KeyError: the family has no such layer.
+      ValueError: peft has no such leaf.
     """
     kind = kind_of_head(family, leaves)
     tensors = {}
     for leaf, value in leaves.items():
-        path, _, own = leaf.rpartition("/")
+        path = leaf.rpartition("/")[0]
         path, _, group = path.rpartition("/")
         if group not in ("lora", "ia3"):
             name, transform = tensor_of_leaf(family, leaf, kind=kind)
@@ -129,19 +130,22 @@ def layered_tensors(
         else:
             module, place = torch_path(family, path, kind=kind)
             table = place is not None and place.kind == "embedding"
-            suffix, array = _written(own, value, table)
+            suffix, array = _written(leaf, value, table)
         module = with_base(family, module, prefixed=prefixed)
         tensors[f"{before}{module}.{suffix}"] = np.ascontiguousarray(array)
     return tensors
 
 
-def _written(own: str, value: np.ndarray, table: bool) -> tuple[str, np.ndarray]:
+def _written(leaf: str, value: np.ndarray, table: bool) -> tuple[str, np.ndarray]:
     """(suffix, array) of a leaf of LoRA or (IA)^3."""
+    own = leaf.rpartition("/")[2]
     if own in ("a", "b"):
         part = own.upper()
         return f"lora_embedding_{part}" if table else f"lora_{part}.weight", value.T
     if own == "magnitude":
         return "lora_magnitude_vector", value
+    if own not in ("scale", "input_scale"):
+        raise ValueError(f"{leaf}: peft's files have no place for {own!r}")
     return "ia3_l", value[None] if own == "input_scale" else value[:, None]
 
 

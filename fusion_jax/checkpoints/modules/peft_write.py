@@ -33,6 +33,7 @@ from fusion_jax.checkpoints.tensors import CheckpointError, check_finite, write_
 from fusion_jax.models.names import TABLES
 from fusion_jax.peft import Module
 from fusion_jax.peft.delta import alpha_of
+from fusion_jax.peft.gates import ungated
 from fusion_jax.peft.low_rank import own_leaves
 
 KINDS = ("lora", "ia3", "prompt", "prefix")
@@ -49,7 +50,8 @@ def write_peft(
 ) -> Path:
     """Writes a module as torch peft reads it.
 
-    The scaling is said by lora_alpha and never folded into a factor. A head, norms and
+    The scaling is said by lora_alpha and never folded into a factor; a gate, for which
+    peft has no word, is. A head, norms and
     biases of the module's own become modules_to_save and bias; a module without a head
     is written without a task, and torch peft loads it on any class of the host.
 
@@ -71,6 +73,8 @@ def write_peft(
     """
     target = Path(directory)
     chosen = family if family is not None else module.host.get("family", GENERIC)
+    if module.config.kind == "lora":
+        module = ungated(module)
     values, tensors, faults = _content(module, chosen, bare)
     if faults:
         raise CheckpointError(

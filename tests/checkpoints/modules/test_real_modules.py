@@ -1,5 +1,6 @@
 """Modules that others trained, and hosts that no table knows: read, merged, written."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from fusion_jax.peft.combine import combine
 from fusion_jax.peft.low_rank import updates_of
 from tests.checkpoints.modules.files import assert_same_leaves, leaves
 
-SHARED = Path(__file__).resolve().parents[4] / "shared" / "weights"
+ROOT = Path(__file__).resolve().parents[3]
 MNLI = {
     "peft_type": "LORA",
     "r": 8,
@@ -28,9 +29,12 @@ T_FEW = {
 
 
 def arrays(name):
-    file = SHARED / name / "module.npz"
+    """Those of the folder that FUSION_JAX_WEIGHTS names, or ../shared/weights."""
+    named = os.environ.get("FUSION_JAX_WEIGHTS")
+    folder = Path(named) if named else ROOT.parent / "shared" / "weights"
+    file = folder / name / "module.npz"
     if not file.is_file():
-        pytest.skip(f"no {name}: put it into {SHARED}")
+        pytest.skip(f"no {name}/module.npz: set FUSION_JAX_WEIGHTS to a folder with it")
     with np.load(file, allow_pickle=False) as held:
         return {key: held[key] for key in held.files}
 
@@ -94,6 +98,15 @@ def test_scales_of_t0_by_their_authors_names(tmp_path):
         kept = np.abs(value - 1) > 0
         assert kept.sum() <= np.ceil(0.1 * value.size)
         np.testing.assert_allclose(value[kept], own[leaf][kept], atol=1e-5)
+
+
+def test_the_folder_of_real_modules_is_the_one_that_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("FUSION_JAX_WEIGHTS", str(tmp_path))
+    with pytest.raises(pytest.skip.Exception, match="set FUSION_JAX_WEIGHTS"):
+        arrays("one")
+    (tmp_path / "one").mkdir()
+    np.savez(tmp_path / "one" / "module.npz", w=np.arange(3))
+    np.testing.assert_array_equal(arrays("one")["w"], [0, 1, 2])
 
 
 def t5_lora(seed, rank=2):

@@ -73,6 +73,35 @@ def test_keys_that_change_the_meaning_are_refused(folder, values, said):
     assert said in refused(folder)
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"use_rslora": "false"}, "use_rslora is 'false': true or false"),
+        ({"lora_alpha": True}, "lora_alpha is True: a finite number"),
+        ({"lora_alpha": None}, "lora_alpha is None: a finite number"),
+        ({"lora_alpha": "x"}, "lora_alpha is 'x': a finite number"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan: a finite number"),
+        ({"lora_dropout": "x"}, "lora_dropout is 'x': a finite number"),
+        ({"r": "2"}, "r is '2': a whole number"),
+        ({"target_modules": "[query"}, "target_modules: '[query' is no regular"),
+        ({"target_modules": 5}, "target_modules is 5: a list of names or one"),
+        ({"rank_pattern": {"(": 3}}, "rank_pattern: '(' is no regular expression"),
+        ({"rank_pattern": [1]}, "rank_pattern is [1]: a map of patterns"),
+        ({"alpha_pattern": {"query": "4"}}, "alpha_pattern is {'query': '4'}: a map"),
+        ({"modules_to_save": ["("]}, "modules_to_save: '(' is no regular expression"),
+        ({"modules_to_save": "classifier"}, "modules_to_save is 'classifier': a list"),
+        ({"layers_to_transform": "0"}, "layers_to_transform is '0': a whole number"),
+        ({"num_layers": "a"}, "num_layers is 'a': a whole number"),
+        ({"init_lora_weights": ["a"]}, "init_lora_weights is ['a']: true, false or"),
+    ],
+)
+def test_values_of_another_type_are_faults_and_not_converted(folder, values, said):
+    change_config(folder, **values, lora_bias=True)
+    told = refused(folder)
+    assert said in told, told
+    assert "an update with a bias of its own" in told  # beside the other faults
+
+
 def test_keys_that_do_not_are_read_or_told(folder):
     change_config(folder, peft_version="9.9", revision="main", ensure_weight_tying=True)
     load_module(folder)
