@@ -74,3 +74,24 @@ class Model(NamedTuple):
     init: Callable[[Key], Params]
     apply: Callable[..., Outputs]
     stages: tuple[Stage, ...]
+
+
+def model_of(init: Callable[[Key], Params], stages: tuple[Stage, ...]) -> Model:
+    """The model whose `apply` is the fold of its stages."""
+
+    def apply(
+        params: Params,
+        batch: Batch,
+        *,
+        tap: Tap | None = None,
+        around: Around | None = None,
+        dropout_key: Key | None = None,
+    ) -> Outputs:
+        carry: Any = None
+        for stage in stages:
+            carry = stage.apply(
+                params, carry, batch, tap=tap, around=around, dropout_key=dropout_key
+            )
+        return carry
+
+    return Model(init, apply, stages)

@@ -10,4 +10,4 @@ from fusion_jax.cli.tables import finetune_table
 from fusion_jax.systems import finetune
 
 if __name__ == "__main__":
-    launch_system(finetune, "runs/finetune", table=finetune_table)
+    launch_system(finetune, "runs/finetune", seeds=False, table=finetune_table)

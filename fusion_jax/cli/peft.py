@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 
 from fusion_jax.cli import peft_files, peft_merge, peft_port
+from fusion_jax.cli.printing import add_output_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,19 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             description=line[0].upper() + line[1:] + ".",
             allow_abbrev=False,
         )
-        # Once more behind the action, where people type them.
-        sub.add_argument(
-            "--json",
-            action="store_true",
-            default=argparse.SUPPRESS,
-            help="print JSON for machines",
-        )
-        sub.add_argument(
-            "--quiet",
-            action="store_true",
-            default=argparse.SUPPRESS,
-            help="print the result and nothing else",
-        )
+        add_output_options(sub)
         add(sub)
 
 

@@ -1,10 +1,9 @@
 """fusion-jax portability: what modules of one host are worth on another."""
 
 import argparse
-import json
 
 from fusion_jax.cli.failures import WrongUsage
-from fusion_jax.cli.runs import add_run_arguments, make_config, names
+from fusion_jax.cli.runs import add_run_arguments, make_config, names, run_and_tell
 
 FIELDS = {
     "tasks": "tasks",
@@ -87,8 +86,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Runs the study and prints its table."""
-    from fusion_jax import runtime
-    from fusion_jax.reports.tables import results_table, to_text
     from fusion_jax.systems import portability
     from fusion_jax.systems.folders import portability_on_folders, take_names
 
@@ -97,10 +94,4 @@ def run(options: argparse.Namespace) -> None:
         take_names(config, options.hosts or (), options.techniques or ())
     except ValueError as error:
         raise WrongUsage(str(error)) from error
-    runtime.initialize()
-    result = portability.run(config, options.workdir, overwrite=options.overwrite)
-    if options.json:
-        print(json.dumps(result.results))
-        return
-    print(to_text(results_table(result.results)))
-    print(f"report: {result.workdir / 'report.html'}")
+    run_and_tell(options, portability, config)

@@ -11,6 +11,22 @@ def tell(options: argparse.Namespace, record: Mapping[str, Any], text: str) -> N
     print(json.dumps(record) if options.json else text)
 
 
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Takes --json and --quiet behind an action too, where people type them."""
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="print JSON for machines",
+    )
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="print the result and nothing else",
+    )
+
+
 def run_text(result: Any, table: Callable[[Any], str] | None = None) -> str:
     """What a finished run says: its table, and where report, module and model lie.
 

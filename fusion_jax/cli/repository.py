@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fusion_jax.cli import repository_contribute, repository_fuse
-from fusion_jax.cli.printing import tell
+from fusion_jax.cli.printing import add_output_options, tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,19 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="DIR",
             help="where downloads are kept; $FUSION_JAX_DOWNLOADS, or ~/.cache",
         )
-        # Once more behind the action, where people type them.
-        sub.add_argument(
-            "--json",
-            action="store_true",
-            default=argparse.SUPPRESS,
-            help="print JSON for machines",
-        )
-        sub.add_argument(
-            "--quiet",
-            action="store_true",
-            default=argparse.SUPPRESS,
-            help="print the result and nothing else",
-        )
+        add_output_options(sub)
         add(sub)
 
 

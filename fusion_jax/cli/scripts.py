@@ -19,6 +19,7 @@ def launch_system(
     system: Any,
     workdir: str,
     *,
+    seeds: bool = True,
     table: Callable[[Any], str] | None = None,
 ) -> None:
     """The whole of a launch script: --config, --workdir, --overwrite, run, print.
@@ -26,6 +27,7 @@ def launch_system(
     Args:
       system: the module of `fusion_jax.systems`.
       workdir: where it leaves everything by default.
+      seeds: whether its config has the field, for --seeds.
       table: as in `printing.run_text`.
     """
     from ml_collections import config_flags
@@ -39,15 +41,17 @@ def launch_system(
     overwrite = flags.DEFINE_bool(
         "overwrite", False, "Replace a run of another config."
     )
-    seeds = flags.DEFINE_integer("seeds", None, "Short for --config.seeds.")
+    given_seeds = None
+    if seeds:
+        given_seeds = flags.DEFINE_integer("seeds", None, "Short for --config.seeds.")
 
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"what is {argv[1]!r}? Options start with --")
         config = given.value
         with explained():
-            if seeds.value is not None:
-                config.seeds = seeds.value
+            if given_seeds is not None and given_seeds.value is not None:
+                config.seeds = given_seeds.value
             runtime.initialize()
             result = system.run(config, folder.value, overwrite=overwrite.value)
         print(run_text(result, table))

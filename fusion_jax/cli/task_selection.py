@@ -1,9 +1,8 @@
 """fusion-jax task-selection: sources ranked by divergences, held against transfer."""
 
 import argparse
-import json
 
-from fusion_jax.cli.runs import add_run_arguments, make_config, names
+from fusion_jax.cli.runs import add_run_arguments, make_config, names, run_and_tell
 
 FIELDS = {
     "tasks": "tasks",
@@ -52,16 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Runs the system and prints its table."""
-    from fusion_jax import runtime
     from fusion_jax.reports.selection_tables import told
     from fusion_jax.systems import task_selection
     from fusion_jax.systems.folders import selection_on_folders
 
     config = make_config(options, selection_on_folders, FIELDS)
-    runtime.initialize()
-    result = task_selection.run(config, options.workdir, overwrite=options.overwrite)
-    if options.json:
-        print(json.dumps(result.results))
-        return
-    print(told(result.results))
-    print(f"report: {result.workdir / 'report.html'}")
+    run_and_tell(options, task_selection, config, told)

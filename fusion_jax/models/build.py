@@ -17,7 +17,17 @@ from fusion_jax.models.config import FAMILIES, EncoderConfig
 from fusion_jax.models.heads import HEADS, check_kind, needs_pooler, reads_one_token
 from fusion_jax.models.layers import initialise_kernel
 from fusion_jax.models.tapping import hooked
-from fusion_jax.types import Around, Batch, Key, Model, Outputs, Params, Stage, Tap
+from fusion_jax.types import (
+    Around,
+    Batch,
+    Key,
+    Model,
+    Outputs,
+    Params,
+    Stage,
+    Tap,
+    model_of,
+)
 
 
 class Blocks(NamedTuple):
@@ -178,21 +188,6 @@ def build_model(
         Stage("head", head_owns, run_head),
     )
 
-    def apply(
-        params: Params,
-        batch: Batch,
-        *,
-        tap: Tap | None = None,
-        around: Around | None = None,
-        dropout_key: Key | None = None,
-    ) -> Outputs:
-        carry: Any = None
-        for stage in stages:
-            carry = stage.apply(
-                params, carry, batch, tap=tap, around=around, dropout_key=dropout_key
-            )
-        return carry
-
     def init(key: Key) -> Params:
         batch = _example_batch()
         hidden = jax.ShapeDtypeStruct((1, 2, config.hidden_size), dtype)
@@ -207,7 +202,7 @@ def build_model(
         initial = functools.partial(_initial_leaf, key, config)
         return trees.map_with_names(initial, shapes)
 
-    return Model(init=init, apply=apply, stages=stages)
+    return model_of(init, stages)
 
 
 def _between(config: EncoderConfig, kind: str) -> dict[str, nn.Module]:

@@ -9,7 +9,16 @@ import jax.numpy as jnp
 from fusion_jax.peft.config import PeftConfig, length_of
 from fusion_jax.peft.module import init_module, with_module
 from fusion_jax.peft.table import KINDS
-from fusion_jax.types import Around, Batch, Key, Model, Outputs, Params, Stage, Tap
+from fusion_jax.types import (
+    Around,
+    Batch,
+    Key,
+    Model,
+    Params,
+    Stage,
+    Tap,
+    model_of,
+)
 
 
 @functools.lru_cache(maxsize=64)
@@ -71,26 +80,11 @@ def attach(model: Model, config: PeftConfig) -> Model:
         for stage in model.stages
     )
 
-    def apply(
-        params: Params,
-        batch: Batch,
-        *,
-        tap: Tap | None = None,
-        around: Around | None = None,
-        dropout_key: Key | None = None,
-    ) -> Outputs:
-        carry: Any = None
-        for stage in stages:
-            carry = stage.apply(
-                params, carry, batch, tap=tap, around=around, dropout_key=dropout_key
-            )
-        return carry
-
     def init(key: Key) -> Params:
         host = model.init(key)
         return with_module(host, init_module(config, host, key).params)
 
-    return Model(init=init, apply=apply, stages=stages)
+    return model_of(init, stages)
 
 
 def _across(config: PeftConfig) -> bool:

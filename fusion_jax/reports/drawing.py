@@ -71,6 +71,29 @@ def render(figure: Figure, name: str) -> str:
     return text.strip()
 
 
+def label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
+    """Names curves at the right of the axes, none over another.
+
+    Args:
+      axes: with everything drawn.
+      labels: (value at the curve's end, text, colour) of each.
+    """
+    low, high = axes.get_ylim()
+    places = spread_labels([value for value, *_ in labels], 0.075 * (high - low))
+    for (_, text, color), place in zip(labels, places, strict=True):
+        axes.annotate(
+            text,
+            (1.0, place),
+            (1.02, place),
+            xycoords=axes.get_yaxis_transform(),
+            textcoords=axes.get_yaxis_transform(),
+            color=color,
+            fontsize=9,
+            va="center",
+            annotation_clip=False,
+        )
+
+
 def spread_labels(values: Sequence[float], gap: float) -> np.ndarray:
     """Heights near `values` that are at least `gap` apart, in the same order."""
     wanted = np.asarray(values, float)

@@ -9,9 +9,9 @@ from fusion_jax.reports.drawing import (
     ACCENT,
     SERIES,
     STYLE,
+    label_ends,
     new_figure,
     render,
-    spread_labels,
 )
 
 
@@ -41,20 +41,7 @@ def by_steps(inits: Mapping[str, Mapping[str, Any]], name: str) -> str:
                 markersize=3,
             )
             labels.append((scores[-1], label, color))
-        bottom, top = axes.get_ylim()
-        places = spread_labels([x for x, *_ in labels], 0.075 * (top - bottom))
-        for (_, text, color), place in zip(labels, places, strict=True):
-            axes.annotate(
-                text,
-                (1.0, place),
-                (1.02, place),
-                xycoords=axes.get_yaxis_transform(),
-                textcoords=axes.get_yaxis_transform(),
-                color=color,
-                fontsize=9,
-                va="center",
-                annotation_clip=False,
-            )
+        label_ends(axes, labels)
         axes.set_xlabel("steps on the receiver's data")
         axes.set_ylabel("mean test score")
         return render(figure, name)

@@ -12,9 +12,9 @@ from fusion_jax.reports.drawing import (
     MUTED,
     SERIES,
     STYLE,
+    label_ends,
     new_figure,
     render,
-    spread_labels,
 )
 
 
@@ -62,20 +62,7 @@ def by_round(
         for label, level in levels.items():
             axes.axhline(level, color=MUTED, linewidth=1, linestyle=":")
             labels.append((level, f"{label} {level:.3f}", INK))
-        low, high = axes.get_ylim()
-        places = spread_labels([value for value, *_ in labels], 0.075 * (high - low))
-        for (_, text, color), place in zip(labels, places, strict=True):
-            axes.annotate(
-                text,
-                (1.0, place),
-                (1.02, place),
-                xycoords=axes.get_yaxis_transform(),
-                textcoords=axes.get_yaxis_transform(),
-                color=color,
-                fontsize=9,
-                va="center",
-                annotation_clip=False,
-            )
+        label_ends(axes, labels)
         axes.set_xlim(-0.02 * last, 1.02 * last)
         axes.set_xlabel("round")
         axes.set_ylabel("mean test score")

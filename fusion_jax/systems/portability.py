@@ -16,10 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from fusion_jax import atomic
 from fusion_jax.config import Config
 from fusion_jax.processes import agreed, write_once
-from fusion_jax.reports.html import write_report
 from fusion_jax.systems.portability_check import check_options, check_study
 from fusion_jax.systems.portability_grid import Cell, Origin, cells_of, origins_of
 from fusion_jax.systems.portability_lanes import check_ports
@@ -32,6 +30,7 @@ from fusion_jax.systems.portability_outcome import study_results
 from fusion_jax.systems.portability_receivers import cell_file, run_cell
 from fusion_jax.systems.portability_setting import Setting, make_setting
 from fusion_jax.systems.result import Result, timed
+from fusion_jax.systems.several import recorded
 from fusion_jax.systems.workdir import open_workdir
 
 logger = logging.getLogger(__name__)
@@ -82,13 +81,7 @@ def run(
             files += _run_cells(setting, mine, trained)
     rows, draws = read_cells(files)
     results = study_results(plain, rows, draws, homes, _facts(setting, cells, seconds))
-
-    def write() -> None:
-        write_report(results, None, folder / "report.html")
-        atomic.write_json(finished, results)
-
-    write_once(str(folder), write)
-    return Result(results, folder, None)
+    return recorded(results, folder)
 
 
 def _run_cells(

@@ -27,11 +27,27 @@ def joined(
     """
     if len(parts) == 1:
         return parts[0]
-    total = many_results([part.results for part in parts], config)
+    return recorded(many_results([part.results for part in parts], config), folder)
+
+
+def recorded(
+    results: dict[str, Any],
+    folder: Path,
+    report: Callable[[Any, Path], Any] = lambda results, file: write_report(
+        results, None, file
+    ),
+) -> Result:
+    """Writes report.html, then results.json, which says that all is there.
+
+    Args:
+      results: the record of a run that leaves no model of its own.
+      folder: of the run.
+      report: `(results, file)` writes the report.
+    """
 
     def write() -> None:
-        write_report(total, None, folder / "report.html")
-        atomic.write_json(folder / "results.json", total)
+        report(results, folder / "report.html")
+        atomic.write_json(folder / "results.json", results)
 
     write_once(str(folder), write)
-    return Result(total, folder, None)
+    return Result(results, folder, None)

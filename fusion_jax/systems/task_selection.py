@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fusion_jax import atomic
 from fusion_jax.config import Config
-from fusion_jax.processes import agreed, write_once
+from fusion_jax.processes import agreed
 from fusion_jax.reports.selection import write_selection
 from fusion_jax.systems.few_shot_pairs import few_shot
 from fusion_jax.systems.result import Result, timed
@@ -27,6 +26,7 @@ from fusion_jax.systems.selection_outcome import selection_results, table_of
 from fusion_jax.systems.selection_quality import judge_orders
 from fusion_jax.systems.selection_setting import Setting, make_ready, prepare
 from fusion_jax.systems.selection_tasks import check_enough
+from fusion_jax.systems.several import recorded
 from fusion_jax.systems.workdir import open_workdir
 from fusion_jax.systems.zero_shot import zero_shot
 from fusion_jax.transfer.ranking import kept
@@ -106,13 +106,7 @@ def run(
         ),
         seconds,
     )
-
-    def write() -> None:
-        write_selection(results, folder / "report.html")
-        atomic.write_json(record, results)
-
-    write_once(str(folder), write)
-    return Result(results, folder, None)
+    return recorded(results, folder, write_selection)
 
 
 def _measured(setting: Setting) -> Measured:
