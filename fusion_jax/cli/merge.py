@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fusion_jax.cli.failures import WrongUsage
+from fusion_jax.cli.printing import table_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -308,10 +309,8 @@ def _methods(as_json: bool) -> str:
         }
         for name, record in sorted(MERGES.items())
     }
-    if as_json:
-        return json.dumps(rows)
-    width = max(map(len, rows))
-    return "\n".join(
-        f"{name:{width}}  {', '.join(row['needs']) or '-':16}  {row['reference']}"
-        for name, row in rows.items()
+    return table_text(
+        rows,
+        lambda row: f"{', '.join(row['needs']) or '-':16}  {row['reference']}",
+        as_json,
     )

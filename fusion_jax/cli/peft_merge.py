@@ -1,14 +1,13 @@
 """fusion-jax peft merge: several modules of one kind in, one out."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from fusion_jax.cli.failures import WrongUsage
 from fusion_jax.cli.merge import setting
 from fusion_jax.cli.peft_options import add_host, check_out, read_host, read_module
-from fusion_jax.cli.printing import tell
+from fusion_jax.cli.printing import table_text, tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,11 +121,11 @@ def _methods(as_json: bool) -> str:
         }
         for name, record in COMBINES.items()
     }
-    if as_json:
-        return json.dumps(rows)
-    width = max(map(len, rows))
-    return "\n".join(
-        f"{name:{width}}  {', '.join(row['kinds'])}; "
-        f"{'exact; ' if row['exact'] else ''}{row['reference']}"
-        for name, row in rows.items()
+    return table_text(
+        rows,
+        lambda row: (
+            f"{', '.join(row['kinds'])}; "
+            f"{'exact; ' if row['exact'] else ''}{row['reference']}"
+        ),
+        as_json,
     )

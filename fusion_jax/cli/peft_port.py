@@ -1,14 +1,13 @@
 """fusion-jax peft port: a module of one host in, a module of another out."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from fusion_jax.cli.failures import WrongUsage
 from fusion_jax.cli.merge import setting
 from fusion_jax.cli.peft_options import check_out
-from fusion_jax.cli.printing import tell
+from fusion_jax.cli.printing import table_text, tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -213,10 +212,8 @@ def _methods(as_json: bool) -> str:
         }
         for name, way in PORTS.items()
     }
-    if as_json:
-        return json.dumps(rows)
-    width = max(map(len, rows))
-    return "\n".join(
-        f"{name:{width}}  needs {row['needs']:8}  {row['what']}; {row['reference']}"
-        for name, row in rows.items()
+    return table_text(
+        rows,
+        lambda row: f"needs {row['needs']:8}  {row['what']}; {row['reference']}",
+        as_json,
     )

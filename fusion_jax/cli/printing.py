@@ -27,6 +27,24 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def table_text(
+    rows: Mapping[str, Mapping[str, Any]],
+    line: Callable[[Mapping[str, Any]], str],
+    as_json: bool,
+) -> str:
+    """A table of methods: a line each behind its name, or all as JSON.
+
+    Args:
+      rows: name -> what is told of it.
+      line: `(row) -> text`.
+      as_json: for machines.
+    """
+    if as_json:
+        return json.dumps(rows)
+    width = max(map(len, rows))
+    return "\n".join(f"{name:{width}}  {line(row)}" for name, row in rows.items())
+
+
 def run_text(result: Any, table: Callable[[Any], str] | None = None) -> str:
     """What a finished run says: its table, and where report, module and model lie.
 

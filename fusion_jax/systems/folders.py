@@ -21,37 +21,27 @@ from fusion_jax.systems.selection_defaults import selection_config
 
 def dfwe_on_folders(data: str | os.PathLike[str]) -> Config:
     """DFWE's config for a folder of task folders; an incomplete train counts."""
-    config: Config = dfwe_config()
-    config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
-    return config
+    return _on_folders(dfwe_config(), data)
 
 
 def dataless_on_folders(data: str | os.PathLike[str]) -> Config:
     """Dataless fusion's config for a folder of task folders, one owner each."""
-    config: Config = dataless_config()
-    config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
-    return config
+    return _on_folders(dataless_config(), data)
 
 
 def cold_on_folders(data: str | os.PathLike[str]) -> Config:
     """ColD Fusion's config for a folder of task folders, one contributor each."""
-    config: Config = cold_config()
-    config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
-    return config
+    return _on_folders(cold_config(), data)
 
 
 def portability_on_folders(data: str | os.PathLike[str]) -> Config:
     """The portability study's config for a folder of task folders; it has no hosts."""
-    config: Config = portability_config()
-    config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
-    return config
+    return _on_folders(portability_config(), data)
 
 
 def selection_on_folders(data: str | os.PathLike[str]) -> Config:
     """Task selection's config for a folder of task folders of one label set."""
-    config: Config = selection_config()
-    config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
-    return config
+    return _on_folders(selection_config(), data)
 
 
 def take_names(config: Config, hosts: Sequence[str], techniques: Sequence[str]) -> None:
@@ -87,4 +77,9 @@ def finetune_on_folder(data: str | os.PathLike[str]) -> Config:
         folder = Path(data).resolve()
         config.data.path = str(folder.parent)
         config.target = folder.name
+    return config
+
+
+def _on_folders(config: Config, data: str | os.PathLike[str]) -> Config:
+    config.data.update({"reader": "folders", "path": str(data), "use_partial": True})
     return config

@@ -251,7 +251,7 @@ def test_gradients_by_coefficients_equal_finite_differences(name):
     experts = stack([tree() for _ in range(num_experts(name))])
     base = tree()
     # Away from the point where one expert has half of all weight, a kink of the
-    # geometric median.
+    # geometric median. (LiNeS has kinks too, where a summed delta changes its sign.)
     row = weights(name) * jnp.asarray([1.3, 0.8, 1.1][: num_experts(name)])
 
     def total(c):

@@ -23,6 +23,7 @@ from fusion_jax.checkpoints.modules.adapterhub_tensors import (
     tensor_name,
     width_faults,
 )
+from fusion_jax.checkpoints.modules.folder_tensors import tensors_in
 from fusion_jax.checkpoints.modules.paths import layer_number
 from fusion_jax.checkpoints.modules.sidecar import (
     read_json,
@@ -34,7 +35,6 @@ from fusion_jax.checkpoints.modules.targets import patterns_of
 from fusion_jax.checkpoints.tensors import (
     CheckpointError,
     check_finite,
-    read_file,
     write_file,
 )
 from fusion_jax.peft import Module, PeftConfig
@@ -46,6 +46,7 @@ CONFIG, WEIGHTS, PICKLE = (
     "adapter.safetensors",
     "pytorch_adapter.bin",
 )
+_REMEDY = "save it again with use_safetensors=True"
 _VERSION = "adapters.1.2.0"
 
 
@@ -64,7 +65,7 @@ def read_adapterhub(directory: Path, *, family: str | None = None) -> Module:
         unexpected, missing or of another width; every fault is listed.
     """
     values = read_json(directory / CONFIG)
-    tensors = _tensors(directory)
+    tensors = tensors_in(directory, WEIGHTS, PICKLE, _REMEDY)
     about = read_sidecar(directory)
     chosen = str(family or about.get("family") or values.get("model_type"))
     own = values.get("config")
@@ -171,18 +172,6 @@ def write_adapterhub(
         write_file(staging / WEIGHTS, tensors)
         write_sidecar(staging, module.host)
     return target
-
-
-def _tensors(directory: Path) -> dict[str, np.ndarray]:
-    if (directory / WEIGHTS).is_file():
-        return read_file(directory / WEIGHTS)
-    if (directory / PICKLE).is_file():
-        raise CheckpointError(
-            f"{directory} has its tensors only as a pickle ({PICKLE}); opening one "
-            "runs whatever code its author put there, so it is refused: save it again "
-            "with use_safetensors=True"
-        )
-    raise CheckpointError(f"{directory} has no {WEIGHTS}")
 
 
 def _write_faults(module: Module, family: Any, rest: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fusion_jax import trees
+from fusion_jax.checkpoints.modules.folder_tensors import tensors_in
 from fusion_jax.checkpoints.modules.paths import (
     GENERIC,
     families_of,
@@ -31,7 +32,7 @@ from fusion_jax.checkpoints.modules.peft_values import value_faults
 from fusion_jax.checkpoints.modules.peft_virtual import read_prefix, read_prompt
 from fusion_jax.checkpoints.modules.replaced import unexplained
 from fusion_jax.checkpoints.modules.sidecar import read_json, read_sidecar
-from fusion_jax.checkpoints.tensors import CheckpointError, check_finite, read_file
+from fusion_jax.checkpoints.tensors import CheckpointError, check_finite
 from fusion_jax.models.names import TABLES
 from fusion_jax.peft import Module, PeftConfig
 
@@ -40,6 +41,7 @@ CONFIG, WEIGHTS, PICKLE = (
     "adapter_model.safetensors",
     "adapter_model.bin",
 )
+_REMEDY = f"load it with torch peft where you trust it, and save it again as {WEIGHTS}"
 _LAYERED = {"LORA": read_lora, "IA3": read_ia3}
 _VIRTUAL = {"PROMPT_TUNING": read_prompt, "PREFIX_TUNING": read_prefix}
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -68,7 +70,7 @@ def read_peft(
     values = read_json(directory / CONFIG)
     module = module_of_tensors(
         values,
-        _tensors(directory),
+        tensors_in(directory, WEIGHTS, PICKLE, _REMEDY),
         about=read_sidecar(directory),
         family=family,
         ignore=ignore,
@@ -137,19 +139,6 @@ def module_of_tensors(
     if values.get("base_model_name_or_path"):
         found["name"] = str(values["base_model_name_or_path"])
     return Module(config, trees.unflatten({**leaves, **own}), {**found, **about})
-
-
-def _tensors(directory: Path) -> dict[str, np.ndarray]:
-    if (directory / WEIGHTS).is_file():
-        return read_file(directory / WEIGHTS)
-    if (directory / PICKLE).is_file():
-        raise CheckpointError(
-            f"{directory} has its tensors only as a pickle ({PICKLE}); opening one "
-            "runs whatever code its author put there, so it is refused: load it with "
-            f"torch peft where you trust it, and save it again as {WEIGHTS}"
-        )
-    held = ", ".join(sorted(file.name for file in directory.iterdir())[:12])
-    raise CheckpointError(f"{directory} has no {WEIGHTS}; it holds {held}")
 
 
 def _family(
