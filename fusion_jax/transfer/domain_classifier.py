@@ -5,18 +5,40 @@ on, each task with the same weight. The texts at even places of a sample train, 
 odd places test: the order of a sample is a seeded draw.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from fusion_jax.transfer.measure import Measure
+from fusion_jax.transfer.measure import Known, Measure
 
 PENALTY = 1.0
 _TIE = 1e-9  # of a score: neither task
 
 
-def proxy_a(
-    x: jax.Array, y: jax.Array, *, penalty: jax.Array | float = PENALTY
-) -> jax.Array:
+class Trainers(NamedTuple):
+    """The texts of a task that train.
+
+    Attributes:
+      mean: [D].
+      vectors: [h, D], less their mean.
+      gram: [h, h], their products with each other.
+    """
+
+    mean: jax.Array
+    vectors: jax.Array
+    gram: jax.Array
+
+
+def trainers(sample: jax.Array, *, penalty: jax.Array | float = PENALTY) -> Trainers:
+    """Those at even places of a sample [n, D]."""
+    del penalty
+    mean = jnp.mean(sample[::2], axis=0)
+    vectors = sample[::2] - mean
+    return Trainers(mean, vectors, _products(vectors, vectors))
+
+
+def proxy_a(x: Known, y: Known, *, penalty: jax.Array | float = PENALTY) -> jax.Array:
     """2 (1 - 2 e), e the share of texts on the wrong side; in [-2, 2].
 
     The classifier is ridge regression on +1 and -1, in closed form:
@@ -25,8 +47,8 @@ def proxy_a(
     that a classifier parts without error are all at 2.
 
     Args:
-      x: [n, D].
-      y: [n, D].
+      x: sample [n, D] with its `trainers`.
+      y: the same.
       penalty: p, in units of the mean variance.
 
     Reference: Ben-David et al. 2007, Blitzer et al. 2007.
@@ -40,7 +62,7 @@ def proxy_a(
 
 
 def proxy_a_margin(
-    x: jax.Array, y: jax.Array, *, penalty: jax.Array | float = PENALTY
+    x: Known, y: Known, *, penalty: jax.Array | float = PENALTY
 ) -> jax.Array:
     """2 (1 - 2 e), e the mean over texts of (1 - t f) / 2 within [0, 1].
 
@@ -56,29 +78,35 @@ def proxy_a_margin(
 
 
 def _scores(
-    x: jax.Array, y: jax.Array, penalty: jax.Array | float
+    x: Known, y: Known, penalty: jax.Array | float
 ) -> tuple[jax.Array, jax.Array]:
     """Scores f of the texts that test: of x, which are +1, and of y, which are -1."""
-    if len(x) != len(y) or len(x) < 4:
+    if len(x.task) != len(y.task) or len(x.task) < 4:
         raise ValueError(
-            f"proxy A-distance: samples of {len(x)} and {len(y)} vectors; give both "
-            "one size of 4 or more"
+            f"proxy A-distance: samples of {len(x.task)} and {len(y.task)} vectors; "
+            "give both one size of 4 or more"
         )
-    train = jnp.concatenate([x[::2], y[::2]])
-    half = len(train) // 2
-    target = jnp.concatenate([jnp.ones(half), -jnp.ones(half)]).astype(train.dtype)
-    centre = jnp.mean(train, axis=0)
-    train = train - centre
-    width = train.shape[1]
-    ridge = penalty * jnp.sum(train**2) / width
-    # The smaller of the two normal equations.
-    if len(train) <= width:
-        gram = jnp.matmul(train, train.T, precision="highest")
-        weights = train.T @ _solved(gram, ridge, target)
-    else:
-        gram = jnp.matmul(train.T, train, precision="highest")
-        weights = _solved(gram, ridge, train.T @ target)
-    return (x[1::2] - centre) @ weights, (y[1::2] - centre) @ weights
+    # Both are centred at the middle of their means, z: a text is its task's own part,
+    # whose products are known, and half of the way between the means.
+    middle, way = (x.own.mean + y.own.mean) / 2, (x.own.mean - y.own.mean) / 2
+    half = len(x.own.vectors)
+    between = _products(x.own.vectors, y.own.vectors)
+    own = jnp.block([[x.own.gram, between], [between.T, y.own.gram]])
+    vectors = jnp.concatenate([x.own.vectors, y.own.vectors])
+    target = jnp.concatenate([jnp.ones(half), -jnp.ones(half)]).astype(vectors.dtype)
+    along = target * jnp.matmul(vectors, way, precision="highest")
+    # (v_i + t_i z)'(v_j + t_j z)
+    gram = own + jnp.outer(target, target) * (
+        along[:, None] + along[None, :] + jnp.sum(way**2)
+    )
+    ridge = penalty * jnp.trace(gram) / vectors.shape[1]
+    dual = _solved(gram, ridge, target)
+    weights = jnp.matmul(dual, vectors, precision="highest") + (dual @ target) * way
+    return (x.task[1::2] - middle) @ weights, (y.task[1::2] - middle) @ weights
+
+
+def _products(one: jax.Array, other: jax.Array) -> jax.Array:
+    return jnp.matmul(one, other.T, precision="highest")
 
 
 def _solved(gram: jax.Array, ridge: jax.Array, right: jax.Array) -> jax.Array:
@@ -89,9 +117,19 @@ def _solved(gram: jax.Array, ridge: jax.Array, right: jax.Array) -> jax.Array:
 _REFERENCE = "Blitzer et al. 2007, ACL; Ben-David et al. 2007, NeurIPS 19"
 RECORDS: dict[str, Measure] = {
     "proxy_a": Measure(
-        proxy_a, "sample", True, frozenset({"zero", "rotation"}), _REFERENCE
+        proxy_a,
+        "sample",
+        True,
+        frozenset({"zero", "rotation"}),
+        _REFERENCE,
+        trainers,
     ),
     "proxy_a_margin": Measure(
-        proxy_a_margin, "sample", True, frozenset({"zero", "rotation"}), _REFERENCE
+        proxy_a_margin,
+        "sample",
+        True,
+        frozenset({"zero", "rotation"}),
+        _REFERENCE,
+        trainers,
     ),
 }

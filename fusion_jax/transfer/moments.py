@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fusion_jax.transfer.measure import Measure
+from fusion_jax.transfer.measure import Known, Measure
 from fusion_jax.transfer.term_divergences import cosine, euclidean
 
 Array = Any
@@ -96,33 +96,22 @@ def bures(x: Moments, y: Moments) -> jax.Array:
     return jnp.sum((x.mean - y.mean) ** 2) + jnp.maximum(spread, 0)
 
 
-class Shrunk(NamedTuple):
-    """What is asked of shrunk covariances.
-
-    Attributes:
-      mean: [D].
-      covariance: [D, D], shrunk.
-      logdet: of it.
-    """
-
-    mean: Array
-    covariance: Array
-    logdet: Array
+def logdet_of_shrunk(task: Moments) -> jax.Array:
+    """ln|C|, C shrunk: in 384 dimensions the determinant itself is 0."""
+    return _logdet(jnp.linalg.cholesky(task.shrunk, symmetrize_input=False))
 
 
-def shrunk(task: Moments) -> Shrunk:
-    """The moments with a determinant by its logarithm: in 384 dimensions it is 0."""
-    factor = jnp.linalg.cholesky(task.shrunk, symmetrize_input=False)
-    return Shrunk(task.mean, task.shrunk, _logdet(factor))
-
-
-def gaussian_bhattacharyya(x: Shrunk, y: Shrunk) -> jax.Array:
+def gaussian_bhattacharyya(x: Known, y: Known) -> jax.Array:
     """D' S^-1 d / 8 + (ln|S| - (ln|C_x| + ln|C_y|) / 2) / 2, S = (C_x + C_y) / 2.
 
     With shrunk covariances.
+
+    Args:
+      x: moments with their `logdet_of_shrunk`.
+      y: the same.
     """
-    factor, distance = _pooled(x, y)
-    return distance / 8 + (_logdet(factor) - (x.logdet + y.logdet) / 2) / 2
+    factor, distance = _pooled(x.task, y.task)
+    return distance / 8 + (_logdet(factor) - (x.own + y.own) / 2) / 2
 
 
 def fisher_discriminant(x: Moments, y: Moments) -> jax.Array:
@@ -131,13 +120,12 @@ def fisher_discriminant(x: Moments, y: Moments) -> jax.Array:
     What the best linear discriminant with equal priors reaches: the squared
     Mahalanobis distance.
     """
-    given = (Shrunk(task.mean, task.shrunk, None) for task in (x, y))
-    return _pooled(*given)[1]
+    return _pooled(x, y)[1]
 
 
-def _pooled(x: Shrunk, y: Shrunk) -> tuple[jax.Array, jax.Array]:
+def _pooled(x: Moments, y: Moments) -> tuple[jax.Array, jax.Array]:
     """(L, d' S^-1 d) with S = (C_x + C_y) / 2 = L L' and d the means' difference."""
-    pooled = (x.covariance + y.covariance) / 2
+    pooled = (x.shrunk + y.shrunk) / 2
     factor = jnp.linalg.cholesky(pooled, symmetrize_input=False)
     white = jax.scipy.linalg.solve_triangular(factor, x.mean - y.mean, lower=True)
     return factor, jnp.sum(white**2)
@@ -161,6 +149,6 @@ RECORDS: dict[str, Measure] = {
     "bures": _record(bures, "Dowson and Landau 1982", "rotation"),
     "gaussian_bhattacharyya": _record(
         gaussian_bhattacharyya, "Bhattacharyya 1943", "rotation"
-    )._replace(prepare=shrunk),
+    )._replace(prepare=logdet_of_shrunk),
     "fisher_discriminant": _record(fisher_discriminant, "Fisher 1936", "rotation"),
 }

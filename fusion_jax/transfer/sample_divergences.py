@@ -3,13 +3,11 @@
 Give all tasks samples of one size: the bias of most of these grows with 1 / n.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fusion_jax.transfer.measure import Measure
+from fusion_jax.transfer.measure import Known, Measure
 
 _POOLED = 6000  # vectors that the bandwidth is taken of, at most
 _ROUNDING = 1e-13  # of a squared distance, beside the squared lengths
@@ -43,49 +41,46 @@ def median_bandwidth(samples: np.ndarray, *, seed: int = 0) -> float:
     return 1 / (2 * sigma**2)
 
 
-class Sample(NamedTuple):
-    """A sample with what a measure says of it alone.
-
-    Attributes:
-      vectors: [n, D].
-      within: a scalar.
-    """
-
-    vectors: jax.Array
-    within: jax.Array
-
-
-def with_mean_kernel(sample: jax.Array, *, gamma: jax.Array | float) -> Sample:
-    """With the mean of k(x_i, x_j) over i != j."""
+def mean_kernel(sample: jax.Array, *, gamma: jax.Array | float) -> jax.Array:
+    """The mean of k(x_i, x_j) over i != j of a sample [n, D]."""
     n = len(sample)
     total = jnp.sum(jnp.exp(-gamma * squared_distances(sample, sample)))
-    return Sample(sample, (total - n) / (n * (n - 1)))
+    return (total - n) / (n * (n - 1))
 
 
-def mmd(x: Sample, y: Sample, *, gamma: jax.Array | float) -> jax.Array:
+def mmd(x: Known, y: Known, *, gamma: jax.Array | float) -> jax.Array:
     """Unbiased squared maximum mean discrepancy, k(a, b) = exp(-gamma ||a - b||^2).
 
     mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_ij k(x_i, y_j)
 
     May be below zero where the two are alike; it is ranked as it is.
 
+    Args:
+      x: sample [n, D] with its `mean_kernel`.
+      y: the same.
+      gamma: of the kernel, one for the whole study.
+
     Reference: Gretton et al. 2012, JMLR 13.
     """
-    squares = squared_distances(x.vectors, y.vectors)
-    return x.within + y.within - 2 * jnp.mean(jnp.exp(-gamma * squares))
+    squares = squared_distances(x.task, y.task)
+    return x.own + y.own - 2 * jnp.mean(jnp.exp(-gamma * squares))
 
 
-def with_mean_distance(sample: jax.Array) -> Sample:
-    """With the mean of ||x_i - x_j|| over all pairs."""
-    return Sample(sample, _mean_distance(sample, sample))
+def mean_distance(sample: jax.Array) -> jax.Array:
+    """The mean of ||x_i - x_j|| over all pairs of a sample [n, D]."""
+    return _mean_distance(sample, sample)
 
 
-def energy(x: Sample, y: Sample) -> jax.Array:
+def energy(x: Known, y: Known) -> jax.Array:
     """2 E||x - y|| - E||x - x'|| - E||y - y'||, all means over all pairs.
+
+    Args:
+      x: sample [n, D] with its `mean_distance`.
+      y: the same.
 
     Reference: Szekely and Rizzo 2013, doi:10.1016/j.jspi.2013.03.018.
     """
-    return 2 * _mean_distance(x.vectors, y.vectors) - x.within - y.within
+    return 2 * _mean_distance(x.task, y.task) - x.own - y.own
 
 
 def _mean_distance(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -112,7 +107,7 @@ RECORDS: dict[str, Measure] = {
         True,
         frozenset({"rotation"}),
         "Gretton et al. 2012, JMLR 13",
-        with_mean_kernel,
+        mean_kernel,
     ),
     "energy": Measure(
         energy,
@@ -120,6 +115,6 @@ RECORDS: dict[str, Measure] = {
         True,
         frozenset({"zero", "positive", "duplication", "rotation"}),
         "Szekely and Rizzo 2013, doi:10.1016/j.jspi.2013.03.018",
-        with_mean_distance,
+        mean_distance,
     ),
 }

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fusion_jax.transfer.pairs import all_pairs
+from fusion_jax.transfer.pairs import all_measures
 from fusion_jax.transfer.represent import Represented
 from fusion_jax.transfer.sample_divergences import median_bandwidth
 from fusion_jax.transfer.table import MEASURES
@@ -19,7 +19,8 @@ class Study(NamedTuple):
 
     Attributes:
       distances: measure -> [N, N] float64: row s, column t, source s for target t.
-      seconds: measure -> seconds for all pairs, compiling included.
+      seconds: measure -> seconds for all pairs, compiling included; of measures of one
+        program, its seconds in equal parts.
       shared_seconds: for what measures have in common: the bandwidth.
     """
 
@@ -40,17 +41,21 @@ def measure_all(
     measures: Iterable[str] | None = None,
     *,
     seed: int = 0,
+    apart: bool = False,
     chunk: int | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Study:
     """Measures all pairs, each measure with the options of one study.
 
+    Measures that read the same are one program, which shares what they have in common.
+
     Args:
       represented: of `represent`.
       measures: names of `MEASURES`; None = all whose reads are there.
       seed: of random directions and of the pool for the bandwidth.
-      chunk: as in `all_pairs`.
-      sharding: as in `all_pairs`.
+      apart: a program for each measure, so that `seconds` are its own.
+      chunk: as in `all_measures`.
+      sharding: as in `all_measures`.
 
     Returns:
       The study.
@@ -65,18 +70,28 @@ def measure_all(
     options = study_options(chosen, represented, seed)
     shared = time.perf_counter() - begun
     distances, seconds = {}, {}
-    for name in chosen:
+    for group in [[name] for name in chosen] if apart else groups_of(chosen):
         begun = time.perf_counter()
-        distances[name] = all_pairs(
-            name,
-            represented.reads[MEASURES[name].reads],
-            options=options.get(name),
+        distances |= all_measures(
+            group,
+            represented.reads[MEASURES[group[0]].reads],
+            options=options,
             chunk=chunk,
             sharding=sharding,
-            names=represented.names,
+            called=represented.names,
         )
-        seconds[name] = time.perf_counter() - begun
-    return Study(distances, seconds, shared)
+        taken = time.perf_counter() - begun
+        seconds |= dict.fromkeys(group, taken / len(group))
+    return Study({name: distances[name] for name in chosen}, seconds, shared)
+
+
+def groups_of(measures: Iterable[str]) -> list[list[str]]:
+    """Measures that one program takes: they read the same, and are symmetric or not."""
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for name in measures:
+        record = MEASURES[name]
+        groups.setdefault((record.reads, record.symmetric), []).append(name)
+    return list(groups.values())
 
 
 def study_options(

@@ -10,46 +10,34 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fusion_jax.transfer.measure import Measure
+from fusion_jax.transfer.measure import Known, Measure
 
 RENYI_ALPHA = 0.99
 
 
-def kl(p: jax.Array, q: jax.Array) -> jax.Array:
-    """KL(p || q) = sum_v p_v ln(p_v / q_v), in nats."""
-    return jnp.sum(p * (jnp.log(p) - jnp.log(q)))
+def kl(p: Known, q: Known) -> jax.Array:
+    """KL(p || q) = sum_v p_v ln(p_v / q_v), in nats, of known logarithms."""
+    return jnp.sum(p.task * (p.own - q.own))
 
 
-def kl_reversed(p: jax.Array, q: jax.Array) -> jax.Array:
+def kl_reversed(p: Known, q: Known) -> jax.Array:
     """KL(q || p): a measure of its own, as KL differs by direction."""
     return kl(q, p)
 
 
-class Entropic(NamedTuple):
-    """A distribution with its negative entropy, sum_v p_v ln p_v.
-
-    Attributes:
-      terms: p [V].
-      negative: a scalar.
-    """
-
-    terms: jax.Array
-    negative: jax.Array
+def negative_entropy(p: jax.Array) -> jax.Array:
+    """sum_v p_v ln p_v."""
+    return jnp.sum(p * jnp.log(p))
 
 
-def entropic(p: jax.Array) -> Entropic:
-    """With the negative entropy."""
-    return Entropic(p, jnp.sum(p * jnp.log(p)))
-
-
-def jensen_shannon(p: Entropic, q: Entropic) -> jax.Array:
+def jensen_shannon(p: Known, q: Known) -> jax.Array:
     """(KL(p || r) + KL(q || r)) / 2 with r = (p + q) / 2, in bits: in [0, 1].
 
     H(r) - (H(p) + H(q)) / 2. The divergence itself; SciPy's `jensenshannon` is its
     square root.
     """
-    middle = entropic((p.terms + q.terms) / 2)
-    return ((p.negative + q.negative) / 2 - middle.negative) / jnp.log(2.0)
+    middle = negative_entropy((p.task + q.task) / 2)
+    return ((p.own + q.own) / 2 - middle) / jnp.log(2.0)
 
 
 class Powers(NamedTuple):
@@ -69,14 +57,14 @@ def powers(p: jax.Array, *, alpha: jax.Array | float = RENYI_ALPHA) -> Powers:
     return Powers(p**alpha, p ** (1 - alpha))
 
 
-def renyi(p: Powers, q: Powers, *, alpha: jax.Array | float = RENYI_ALPHA) -> jax.Array:
+def renyi(p: Known, q: Known, *, alpha: jax.Array | float = RENYI_ALPHA) -> jax.Array:
     """ln(sum_v p_v^alpha q_v^(1 - alpha)) / (alpha - 1), alpha in (0, 1)."""
-    return jnp.log(jnp.sum(p.high * q.low)) / (alpha - 1)
+    return jnp.log(jnp.sum(p.own.high * q.own.low)) / (alpha - 1)
 
 
-def bhattacharyya(root_p: jax.Array, root_q: jax.Array) -> jax.Array:
-    """-ln sum_v sqrt(p_v q_v), of the roots: half of Renyi's with alpha = 1/2."""
-    return -jnp.log(jnp.sum(root_p * root_q))
+def bhattacharyya(p: Known, q: Known) -> jax.Array:
+    """-ln sum_v sqrt(p_v q_v), of known roots: half of Renyi's with alpha = 1/2."""
+    return -jnp.log(jnp.sum(p.own * q.own))
 
 
 def total_variation(p: jax.Array, q: jax.Array) -> jax.Array:
@@ -107,9 +95,11 @@ def vocabulary_overlap(x: jax.Array, y: jax.Array) -> jax.Array:
 _TERMS = frozenset({"zero", "positive"})
 _RUDER = "Ruder and Plank 2017, arXiv:1707.05246"
 RECORDS: dict[str, Measure] = {
-    "kl": Measure(kl, "terms", False, _TERMS, _RUDER),
-    "kl_reversed": Measure(kl_reversed, "terms", False, _TERMS, _RUDER),
-    "jensen_shannon": Measure(jensen_shannon, "terms", True, _TERMS, _RUDER, entropic),
+    "kl": Measure(kl, "terms", False, _TERMS, _RUDER, jnp.log),
+    "kl_reversed": Measure(kl_reversed, "terms", False, _TERMS, _RUDER, jnp.log),
+    "jensen_shannon": Measure(
+        jensen_shannon, "terms", True, _TERMS, _RUDER, negative_entropy
+    ),
     "renyi": Measure(renyi, "terms", False, _TERMS, _RUDER, powers),
     "bhattacharyya": Measure(bhattacharyya, "terms", True, _TERMS, _RUDER, jnp.sqrt),
     "total_variation": Measure(total_variation, "terms", True, _TERMS, _RUDER),

@@ -133,6 +133,43 @@ def test_population_gives_candidates_a_second_and_ratios(encoder):
     assert len(record.get("ratios", ())) == (3 if WITH_TORCH else 0)
 
 
+@pytest.mark.slow
+def test_modules_give_candidates_a_second_and_ratios(encoder):
+    sizes = "--modules 2 --rank 2 --candidates 4 --torch-candidates 2 --rows 24"
+    record = measured("peft", encoder, *sizes.split())
+    for name in ("exact_padded", "leaves_buckets"):
+        assert record[name]["per_second"] > 0
+    if WITH_TORCH:
+        assert len(record["ratios"]) == 4
+        for loop in ("cat", "lorahub"):
+            assert record[f"torch_{loop}_padded"]["largest_difference"] < 1e-4
+
+
+@pytest.mark.slow
+def test_runs_of_a_grid_are_the_same_batched_and_one_by_one(encoder):
+    sizes = "--layers 0 --steps 0 1 2 --rows 32 --test-rows 16 --runs 3 --processes 3"
+    done = subprocess.run(
+        [
+            sys.executable,
+            BENCH / "portability_grid.py",
+            *("--encoder", encoder, "--max-length", "32"),
+            *sizes.split(),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["grid"]["runs"] == 48
+    assert record["largest_difference_of_scores"] == 0
+    sides = record["sides"]
+    assert (
+        sides["batched"]["runs_per_hour"] > sides["one run at a time"]["runs_per_hour"]
+    )
+    assert len(record["ratios"]) == 3
+
+
 def test_a_folder_without_experts_is_refused(tmp_path, encoder):
     done = subprocess.run(
         [sys.executable, BENCH / "population.py", "--encoder", encoder, "--no-torch",

@@ -26,10 +26,15 @@ def test_both_sides_agree_on_every_measure():
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     read = {name for name, measure in MEASURES.items() if measure.reads != "module"}
-    assert set(record["measures"]) == set(record["growth"]["3"]["measures"]) == read
+    grouped = [name for group in record["groups"] for name in group["measures"]]
+    grown = [
+        name for told in record["growth"]["3"]["measures"] for name in told.split(", ")
+    ]
+    assert set(record["measures"]) == set(grouped) == set(grown) == read
+    assert len(grouped) == len(grown) == len(read)
     for name, one in record["measures"].items():
         assert one["difference"] < 1e-5 and not one["loop_not_finite"], name
         assert one["seconds"] > 0 and one["loop_seconds_a_pair"] > 0
     totals = record["totals"]
     assert totals["ratio"] > totals["ratio_that_knows_symmetry"] > 0
-    assert "| bures |" in done.stderr and "| all |" in done.stderr
+    assert "| bures |" in done.stderr and "| all, together |" in done.stderr

@@ -8,12 +8,14 @@ import pytest
 import scipy.spatial.distance as distance
 import scipy.stats
 
+from fusion_jax.transfer.measure import Known
 from fusion_jax.transfer.moments import Moments, moments_of
-from fusion_jax.transfer.pairs import all_pairs
+from fusion_jax.transfer.pairs import _alike, _program, all_measures, all_pairs
 from fusion_jax.transfer.sample_divergences import (
     median_bandwidth,
     squared_distances,
 )
+from fusion_jax.transfer.study import groups_of
 from fusion_jax.transfer.table import MEASURES
 from fusion_jax.transfer.transport import regularised_transport, unit_directions
 
@@ -219,6 +221,38 @@ def test_what_a_record_promises_holds(name):
         )
 
 
+@pytest.mark.parametrize("group", groups_of(MEASURES), ids=lambda group: group[0])
+def test_measures_of_one_program_give_what_each_gives_alone(group):
+    tasks = representations(MEASURES[group[0]].reads)
+    given = {name: options(name) for name in group}
+    together = all_measures(group, tasks, options=given)
+    assert list(together) == group
+    for name in group:
+        alone = all_pairs(name, tasks, options=options(name))
+        np.testing.assert_allclose(together[name], alone, rtol=1e-12, atol=1e-13)
+
+
+def test_one_program_computes_what_measures_share_once():
+    group = ["gaussian_bhattacharyya", "fisher_discriminant"]
+    tasks = representations("moments")
+    places = np.zeros((1, 2), np.int32)
+
+    def roots(names):
+        with jax.enable_x64(True):
+            lowered = _program(_alike(names), 1).lower(tasks, places, [{}] * len(names))
+            return lowered.compile().as_text().count("lapack_dpotrf")
+
+    # One more than for the discriminant: each task's own determinant.
+    assert roots(group) == roots(group[1:]) + 1
+
+
+def test_one_program_takes_measures_of_one_kind():
+    tasks = representations("terms")
+    for names in (["kl", "jensen_shannon"], ["term_cosine", "mean_cosine"], []):
+        with pytest.raises(ValueError, match=r"one program takes|unknown measure"):
+            all_measures(names, tasks)
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 64])
 @pytest.mark.parametrize("name", ["kl", "bures", "mmd"])
 def test_chunks_and_devices_change_nothing(name, chunk):
@@ -367,5 +401,7 @@ def test_what_cannot_be_measured_is_named_and_never_zero():
         moments_of(np.zeros((1, 3)))
     with pytest.raises(ValueError, match="give both one size"):
         MEASURES["sliced_wasserstein"].function(
-            jnp.zeros((3, 2)), jnp.zeros((4, 2)), directions=jnp.ones((1, 2))
+            Known(None, jnp.zeros((3, 2))),
+            Known(None, jnp.zeros((4, 2))),
+            directions=jnp.ones((1, 2)),
         )
