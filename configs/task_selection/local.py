@@ -12,7 +12,6 @@ To rank sources for one target without any training: fusion-jax select.
 from fusion_jax.config import parse_options
 from fusion_jax.systems.defaults import shrink
 from fusion_jax.systems.folders import selection_on_folders
-from fusion_jax.systems.selection_defaults import DEFAULT_MEASURE
 
 
 def get_config(argument=None):
@@ -23,7 +22,7 @@ def get_config(argument=None):
             "data": "",
             "tasks": (),
             "measures": (),
-            "order": DEFAULT_MEASURE,
+            "order": "",
             "pairs": "all",
             "keep": 0.6,
             "rows": 0,

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a divergence; jensen_shannon without it. May be repeated: sources are "
+        help="a divergence; kl_reversed without it. May be repeated: sources are "
         "ranked by all of them together",
     )
     parser.add_argument(

@@ -26,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measures",
         type=names,
-        metavar="jensen_shannon+mmd",
+        metavar="kl_reversed+mmd",
         help="divergences; all without it",
     )
     parser.add_argument(
         "--order",
         help="the divergence by which sources are kept, or fusion of all; "
-        "jensen_shannon without it",
+        "without it kl_reversed, or what suits --measures",
     )
     parser.add_argument(
         "--pairs",

@@ -2,7 +2,7 @@
 
 from fusion_jax.config import Config
 from fusion_jax.systems.clocks import CLOCKS
-from fusion_jax.systems.selection_defaults import CONTROL, FUSION, PAIRS
+from fusion_jax.systems.selection_defaults import CONTROL, FUSION, PAIRS, order_of
 from fusion_jax.systems.selection_measures import AVAILABLE, check_measures
 
 
@@ -36,7 +36,7 @@ def check_options(config: Config) -> None:
     asked = dict.fromkeys(config.measures or AVAILABLE)
     fused = (FUSION,) if len(asked) > 1 else ()
     orders = tuple(dict.fromkeys((*asked, CONTROL, *fused)))
-    if config.order not in orders:
+    if order_of(config) not in orders:
         wrong.append(f"order: '{config.order}' is not one of {', '.join(orders)}")
     if wrong:
         raise ValueError("\n".join(wrong))

@@ -9,7 +9,7 @@ import numpy as np
 from fusion_jax.systems.experts import DIRECT
 from fusion_jax.systems.few_shot_pairs import Cells
 from fusion_jax.systems.outcome import SCHEMA_VERSION, versions
-from fusion_jax.systems.selection_defaults import SYSTEM
+from fusion_jax.systems.selection_defaults import SYSTEM, order_of
 from fusion_jax.systems.selection_measures import Measured
 from fusion_jax.systems.selection_quality import CONTROLS, LEARNED, RANDOM
 from fusion_jax.systems.selection_setting import Setting
@@ -58,7 +58,7 @@ def selection_results(
         "metric": " + ".join(next(iter(problems.values())).metrics),
         "seed": config.seed,
         "methods": _methods(measured, judged),
-        "order": config.order,
+        "order": order_of(config),
         "keep": config.keep,
         "tasks": {
             name: {

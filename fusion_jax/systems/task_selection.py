@@ -19,7 +19,7 @@ from fusion_jax.reports.selection import write_selection
 from fusion_jax.systems.few_shot_pairs import few_shot
 from fusion_jax.systems.result import Result, timed
 from fusion_jax.systems.selection_check import check_options
-from fusion_jax.systems.selection_defaults import CONTROL
+from fusion_jax.systems.selection_defaults import CONTROL, order_of
 from fusion_jax.systems.selection_ledger import ledger
 from fusion_jax.systems.selection_measures import Measured, measure_tasks
 from fusion_jax.systems.selection_outcome import selection_results, table_of
@@ -56,6 +56,7 @@ def run(
         fit, each named.
     """
     check_options(config)
+    order = order_of(config)
     folder = open_workdir(workdir, json.loads(config.to_json()), overwrite=overwrite)
     record = folder / "results.json"
     if agreed(record.is_file):
@@ -67,7 +68,7 @@ def run(
         measured = _measured(setting)
         make_ready(setting, measured.names)
     names = measured.names
-    chosen = kept(measured.ranked[config.order], config.keep)
+    chosen = kept(measured.ranked[order], config.keep)
     tried = ~np.eye(len(names), dtype=bool) if config.pairs == "all" else chosen
     with timed(seconds, "zero_shot"):
         rows = zero_shot(setting, _targets(names, tried))
@@ -80,7 +81,7 @@ def run(
                 measured,
                 table_of(rows, names, "score"),
                 table_of(rows, names, "confidence"),
-                config.order,
+                order,
             )
     tuned = [
         cell["seconds"][config.clock]
@@ -99,7 +100,7 @@ def run(
             measured,
             rows,
             judged,
-            config.order,
+            order,
             config.keep,
             float(np.mean(tuned)) if tuned else None,
             config.clock,

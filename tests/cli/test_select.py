@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fusion_jax.systems.selection_defaults import DEFAULT_MEASURE
 from fusion_jax.systems.selection_study import study_line
 from fusion_jax.transfer.ranking import KEEP
 from tests.small_models import write_model
@@ -30,12 +31,12 @@ def arguments(folder, target, *more):
 def test_the_domain_of_the_same_words_comes_first(target, near, folder, command):
     code, out, _ = command(*arguments(folder, target, "--json", "--keep", "0.4"))
     found = json.loads(out)
-    assert code == 0 and found["order"] == "jensen_shannon"
+    assert code == 0 and found["order"] == DEFAULT_MEASURE
     assert [entry["rank"] for entry in found["sources"]] == [1, 2, 3]
     assert found["sources"][0]["source"] == near
     assert [entry["kept"] for entry in found["sources"]] == [True, True, False]
-    far = [entry["distances"]["jensen_shannon"] for entry in found["sources"]]
-    assert far == sorted(far) and 0 < far[0] < far[2] <= 1
+    far = [entry["distances"][DEFAULT_MEASURE] for entry in found["sources"]]
+    assert far == sorted(far) and 0 < far[0] < far[2]
 
 
 def test_without_a_study_no_gain_is_told(folder, command):
@@ -66,7 +67,7 @@ def test_gains_are_the_line_of_a_study(folder, command, tmp_path):
         {
             "source": f"s{rank}",
             "target": target,
-            "ranks": {"jensen_shannon": rank},
+            "ranks": {DEFAULT_MEASURE: rank},
             "zero_shot": height - 0.1 * rank,
         }
         for target, height in (("t", 0.9), ("u", 0.7))
@@ -74,7 +75,7 @@ def test_gains_are_the_line_of_a_study(folder, command, tmp_path):
     ]
     study = {
         "system": "task_selection",
-        "measures": {"jensen_shannon": {}},
+        "measures": {DEFAULT_MEASURE: {}},
         "metric": "accuracy",
         "pairs": pairs,
     }
@@ -88,7 +89,7 @@ def test_gains_are_the_line_of_a_study(folder, command, tmp_path):
     code, _, told = command(
         *arguments(folder, "a1", "--study", tmp_path, "--measure", "kl")
     )
-    assert code == 1 and "no order 'kl'; it has jensen_shannon" in told
+    assert code == 1 and f"no order 'kl'; it has {DEFAULT_MEASURE}" in told
 
 
 def test_the_fusion_of_a_study_is_of_the_measures_asked_for(tmp_path):
@@ -158,6 +159,6 @@ def test_the_run_prints_its_table_and_is_a_study(folder, command, tmp_path):
     assert "Jensen-Shannon keeps" in out
     again = command(*run, *options, *small, "--json")
     assert json.loads(again[1])["order"] == "jensen_shannon"
-    study = ("--json", "--study", tmp_path / "run")
+    study = ("--json", "--study", tmp_path / "run", "--measure", "jensen_shannon")
     found = json.loads(command(*arguments(folder, "a1", *study))[1])
     assert found["study"]["pairs"] == 12

@@ -9,7 +9,12 @@ from fusion_jax.checkpoints import huggingface as hf
 from fusion_jax.checkpoints.tensors import read_file
 from fusion_jax.systems import task_selection
 from fusion_jax.systems.saved_model import score_splits
-from fusion_jax.systems.selection_defaults import selection_config
+from fusion_jax.systems.selection_defaults import (
+    DEFAULT_MEASURE,
+    FUSION,
+    order_of,
+    selection_config,
+)
 from fusion_jax.systems.selection_measures import measure_tasks
 from fusion_jax.systems.selection_setting import make_ready, prepare
 from fusion_jax.systems.workdir import ConfigChanged
@@ -45,8 +50,25 @@ def make_config(place, **changes):
 def finished(place):
     """A study of all pairs by three measures, with few-shot tuning of kept pairs."""
     measures = ("jensen_shannon", "mean_cosine", "mmd")
-    config = make_config(place, measures=measures, keep=0.3, few_shot=8)
+    told = {"measures": measures, "order": "jensen_shannon"}
+    config = make_config(place, **told, keep=0.3, few_shot=8)
     return task_selection.run(config, place / "run")
+
+
+@pytest.mark.parametrize(
+    "order, measures, found",
+    [
+        ("", (), DEFAULT_MEASURE),
+        ("", (DEFAULT_MEASURE, "mmd"), DEFAULT_MEASURE),
+        ("", ("mmd",), "mmd"),
+        ("", ("mmd", "kl"), FUSION),
+        ("kl", ("mmd", "kl"), "kl"),
+    ],
+)
+def test_sources_are_kept_by_an_order_that_was_measured(order, measures, found):
+    config = selection_config()
+    config.update({"order": order, "measures": measures})
+    assert order_of(config) == found
 
 
 def pairs_of(results):
@@ -116,7 +138,11 @@ def test_the_control_is_ranked_beside_the_measures_asked_for(place):
 
 def test_a_cell_is_the_source_models_score_on_the_targets_test_rows(finished, place):
     """Read one by one by `score_splits`, in other batches."""
-    config = make_config(place, measures=("jensen_shannon", "mean_cosine", "mmd"))
+    config = make_config(
+        place,
+        measures=("jensen_shannon", "mean_cosine", "mmd"),
+        order="jensen_shannon",
+    )
     setting = prepare(config, place / "run")
     make_ready(setting, NAMES)
     pairs = pairs_of(finished.results)
@@ -164,7 +190,11 @@ def test_a_stopped_run_goes_on_and_trains_nothing_twice(finished, place):
     gone = rows[0].read_text()
     rows[0].unlink()
     (run / "results.json").unlink()
-    config = make_config(place, measures=("jensen_shannon", "mean_cosine", "mmd"))
+    config = make_config(
+        place,
+        measures=("jensen_shannon", "mean_cosine", "mmd"),
+        order="jensen_shannon",
+    )
     config.keep, config.few_shot = 0.3, 8
     again = task_selection.run(config, run)
     assert again.results["pairs"] == finished.results["pairs"]
