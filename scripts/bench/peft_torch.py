@@ -144,13 +144,15 @@ def batches_of(
     for start in range(0, len(encoded), 32):
         rows = range(start, min(start + 32, len(encoded)))
         width = options.max_length if padded else int(encoded.lengths[list(rows)].max())
-        ids, mask = (np.zeros((len(rows), width), np.int64) for _ in range(2))
+        ids, types, mask = (np.zeros((len(rows), width), np.int64) for _ in range(3))
         for place, row in enumerate(rows):
             tokens = encoded.columns["input_ids"][row]
             ids[place, : len(tokens)], mask[place, : len(tokens)] = tokens, 1
+            types[place, : len(tokens)] = encoded.columns["token_type_ids"][row]
         batches.append(
             {
                 "input_ids": torch.tensor(ids),
+                "token_type_ids": torch.tensor(types),
                 "attention_mask": torch.tensor(mask),
             }
         )
