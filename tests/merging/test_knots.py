@@ -1,7 +1,9 @@
 """KnOTS against its formula, and what a common basis may not change."""
 
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -59,7 +61,8 @@ def reference(stack, base, c, density=0.2, scale=1.0, inner="ties"):
 def test_it_equals_the_formula(density, inner):
     shapes = {**SHAPES, "wide": (3, 13), "column": (5, 1), "row": (1, 5)}
     stack, base = experts_and_base(shapes=shapes)
-    merged = knots(stack, C, base=base, density=density, scale=0.6, inner=inner)
+    options = {"density": density, "scale": 0.6, "inner": inner}
+    merged = jax.jit(partial(knots, **options))(stack, C, base=base)
     assert_trees_close(
         merged, reference(stack, base, C, density, 0.6, inner), 1e-5, 2e-6
     )
