@@ -161,7 +161,7 @@ def test_runs_of_a_grid_are_the_same_batched_and_one_by_one(encoder):
     )
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
-    assert record["grid"]["runs"] == 48
+    assert record["grid"]["runs"] == 24
     assert record["largest_difference_of_scores"] == 0
     sides = record["sides"]
     assert (
