@@ -30,6 +30,7 @@ from fusion_jax.systems.defaults import (
     dfwe_config,
     finetune_config,
 )
+from fusion_jax.systems.portability_defaults import portability_config
 from fusion_jax.systems.selection_defaults import selection_config
 from fusion_jax.training.config import FitConfig
 from tests.small_models import write_model
@@ -189,7 +190,7 @@ def test_configs_and_fields_that_a_page_names_exist(page):
         for config in (
             *(dfwe_config(), dataless_config()),
             *(cold_config(), finetune_config()),
-            selection_config(),
+            *(selection_config(), portability_config()),
         )
         for name in field_names(config)
     }
