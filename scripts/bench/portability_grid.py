@@ -13,14 +13,17 @@ by every side:
 - a process a run: the same by `launch/portability.py`; --processes of them.
 
 The sides take turns in one process, with one folder of compiled programs that a turn
-before the first has filled: compiling is nobody's time but that of processes. Scores of
-runs that two sides made are compared. Prints JSON.
+before the first has filled: compiling is nobody's time but that of processes. Times are
+seconds of the processor, which other work beside it changes little; wall clock is in
+the JSON. Scores of runs that two sides made are compared: rounding differs by the
+number of lanes, and training makes it grow. Prints JSON.
 """
 
 import argparse
 import itertools
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -28,7 +31,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -79,13 +82,13 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for one in sampled[:3]:
         run(one, copied(first, folder / "warm_one"))
     sides: dict[str, dict[str, Any]] = {}
-    seconds, rows = timed(whole, copied(first, folder / "batched"))
-    sides["batched"] = {"seconds": seconds, "runs": len(rows)}
+    spent, rows = timed(whole, copied(first, folder / "batched"))
+    sides["batched"] = {**spent._asdict(), "runs": len(rows)}
     alone = config_of(options)
     alone.together = 1
     run(alone, copied(first, folder / "warm_lane"))
-    seconds, lane_rows = timed(alone, copied(first, folder / "lane"))
-    sides["one lane at a time"] = {"seconds": seconds, "runs": len(lane_rows)}
+    spent, lane_rows = timed(alone, copied(first, folder / "lane"))
+    sides["one lane at a time"] = {**spent._asdict(), "runs": len(lane_rows)}
     differences = compared(rows, lane_rows)
     found = [
         timed(one, copied(first, folder / f"run_{k}"))
@@ -156,15 +159,23 @@ def copied(prepared: Path, folder: Path) -> Path:
     return folder
 
 
-def timed(config: Config, folder: Path) -> tuple[float, list[dict[str, Any]]]:
-    """Seconds of a study, and its rows."""
-    begun = time.perf_counter()
+class Spent(NamedTuple):
+    """What a study took: seconds of the processor, and of the clock."""
+
+    seconds: float
+    wall: float
+
+
+def timed(config: Config, folder: Path) -> tuple[Spent, list[dict[str, Any]]]:
+    """What a study took, and its rows."""
+    begun, processor = time.perf_counter(), time.process_time()
     result = run(config, folder)
-    return time.perf_counter() - begun, result.results["runs"]
+    spent = Spent(time.process_time() - processor, time.perf_counter() - begun)
+    return spent, result.results["runs"]
 
 
-def in_process(config: Config, folder: Path) -> float:
-    """Seconds of a study by the launch script, from the start of its process."""
+def in_process(config: Config, folder: Path) -> Spent:
+    """What a study took by the launch script, from the start of its process."""
     file = folder.with_suffix(".py")
     file.write_text(
         "import json\nfrom ml_collections import ConfigDict\n"
@@ -172,7 +183,7 @@ def in_process(config: Config, folder: Path) -> float:
     )
     command = [sys.executable, str(ROOT / "launch" / "portability.py")]
     command += [f"--config={file}", f"--workdir={folder}"]
-    begun = time.perf_counter()
+    begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         command,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -181,14 +192,20 @@ def in_process(config: Config, folder: Path) -> float:
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}:\n{done.stderr}")
-    return time.perf_counter() - begun
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Spent(
+        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        time.perf_counter() - begun,
+    )
 
 
-def taken(seconds: Sequence[float], steps: Sequence[int]) -> dict[str, Any]:
+def taken(spent: Sequence[Spent], steps: Sequence[int]) -> dict[str, Any]:
     """What whole turns through the numbers of steps took."""
-    whole = len(seconds) - len(seconds) % len(steps)
+    whole = len(spent) - len(spent) % len(steps)
+    seconds = [one.seconds for one in spent]
     return {
         "seconds": float(np.sum(seconds[:whole])),
+        "wall": float(np.sum([one.wall for one in spent[:whole]])),
         "runs": whole,
         "seconds_by_steps": {
             str(step): float(np.median(seconds[k : whole : len(steps)]))
