@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from fusion_jax.transfer.table import MEASURES
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = "--tasks 4 --texts 12 --width 6 --terms 40 --loop-pairs 4 --repeats 1"
 
 
+@pytest.mark.slow
 def test_both_sides_agree_on_every_measure():
     done = subprocess.run(
         [

@@ -126,6 +126,7 @@ def test_the_readouts_are_those_of_the_merged_model():
         batches("single_label"),
     )(CANDIDATES)
     stack = trees.stack(list(experts.values()))
+    apply = jax.jit(model.apply)
     for p, row in enumerate(CANDIDATES):
         merged = weighted_average(stack, jnp.asarray(row))
         frozen, _ = trees.partition(experts["expert_0"], EMBEDDINGS)
@@ -133,7 +134,7 @@ def test_the_readouts_are_those_of_the_merged_model():
         for batch in batches("single_label"):
             expected = readout(
                 "single_label",
-                model.apply(trees.combine(frozen, trained), batch),
+                apply(trees.combine(frozen, trained), batch),
                 batch,
             )
             real = batch["index"] >= 0
