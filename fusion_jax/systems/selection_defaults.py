@@ -34,9 +34,11 @@ def order_of(config: Config) -> str:
     That is the default measure if it is one of them, else the fusion of several, else
     the only one.
     """
+    if config.order:
+        return config.order
     measures: list[str] = list(dict.fromkeys(config.measures))
-    if config.order or not measures or DEFAULT_MEASURE in measures:
-        return config.order or DEFAULT_MEASURE
+    if not measures or DEFAULT_MEASURE in measures:
+        return DEFAULT_MEASURE
     return FUSION if len(measures) > 1 else measures[0]
 
 

@@ -71,7 +71,7 @@ def all_measures(
         different things, or a value that is not finite: it names the pairs, since a
         gap must never be read as 'identical'.
     """
-    measures = _alike(names)
+    measures, told = _alike(names), options or {}
     if chunk is None:
         chunk = 1 if jax.default_backend() == "cpu" else CHUNK
     count = len(jax.tree.leaves(tasks)[0])
@@ -82,9 +82,7 @@ def all_measures(
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: np.asarray(x, np.float64), tasks)
         given = [
-            {k: np.asarray(v, np.float64) for k, v in (options or {})[name].items()}
-            if name in (options or {})
-            else {}
+            {k: np.asarray(v, np.float64) for k, v in told.get(name, {}).items()}
             for name in names
         ]
         places = np.stack([sources, targets], axis=1).astype(np.int32)
