@@ -175,9 +175,9 @@ class LayerSums:
         x = found.x
         loss = whole * self._squares[0] + alone * self._squares[1]
         # tr(X^T A X) - 2 tr(X^T B), where A X = B - r X - residual.
-        loss -= mean * (np.vdot(x, right) + ridge * np.vdot(x, x))
+        loss -= mean * (_product(x, right) + ridge * _product(x, x))
         if found.residual is not None:
-            loss -= mean * np.vdot(x, found.residual)
+            loss -= mean * _product(x, found.residual)
         width = self._shape[0]
         return Solved(
             kernel=np.ascontiguousarray(x[:width]),
@@ -218,6 +218,11 @@ class LayerSums:
         elif extra is not None and not _finite(extra):
             faults.append("the bias holds numbers that are not finite")
         return faults
+
+
+def _product(x: np.ndarray, y: np.ndarray) -> float:
+    """<x, y> of matrices in Fortran order, of which `vdot` would make copies."""
+    return float(np.vdot(x.T, y.T))
 
 
 def _finite(x: np.ndarray) -> bool:

@@ -16,8 +16,16 @@ from jax import lax
 
 from fusion_jax.evaluation.losses import kind_of, loss_of, row_weight
 from fusion_jax.training.fisher_scores import class_scores, drawn, label_scores
+from fusion_jax.training.lookups import (
+    Rows,
+    add_rows,
+    lookups,
+    moved_by,
+    split,
+    squared_rows,
+)
 from fusion_jax.training.sharding import has_rows
-from fusion_jax.trees import flatten
+from fusion_jax.trees import combine, flatten, unflatten
 from fusion_jax.types import Batch, Key, Model, Outputs, Params
 
 ESTIMATORS = ("true", "sampled", "empirical")
@@ -114,15 +122,17 @@ def _program(
 ) -> Callable[..., tuple[Params, jax.Array]]:
     """(sums, params, batch, key) -> (sums, examples), the first donated."""
 
-    def scores(params: Params, row: Batch, key: Key | None) -> jax.Array:
+    def scores(
+        params: Params, moves: Rows, row: Batch, key: Key | None
+    ) -> tuple[jax.Array, Rows]:
         """[S]: the sum of the squares of their gradients is one example's Fisher."""
-        outputs = apply(params, row)
+        outputs, ids = moved_by(apply, params, row, moves)
         if estimator == "true":
             logits = outputs["logits"][0].astype(jnp.float32)
             logits = logits if labels is None else logits[np.asarray(labels)]
             if kind == "multi_label":
-                return label_scores(logits)
-            return class_scores(logits)
+                return label_scores(logits), ids
+            return class_scores(logits), ids
         if estimator == "sampled":
             assert key is not None  # `_check`
             own = jax.random.fold_in(key, row["index"][0])
@@ -131,19 +141,37 @@ def _program(
         parts = 1
         if kind == "multi_label":
             parts = outputs["logits"].shape[-1] if labels is None else len(labels)
-        return parts * loss_of(kind)(outputs, row)
+        return parts * loss_of(kind)(outputs, row), ids
 
-    def squares(params: Params, row: Batch, key: Key | None, start: Params) -> Params:
-        """`start` and one example's Fisher."""
-        values, pull = jax.vjp(lambda params: scores(params, row, key), params)
+    def squares(
+        tables: Params, rest: Params, row: Batch, key: Key | None, start: Params
+    ) -> tuple[Params, Rows, Rows]:
+        """(`start` and one example's Fisher of the rest; that of the tables; ids)."""
+        shapes = lookups(apply, combine(tables, rest), row)
+        moves = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
+        values, pull, ids = jax.vjp(
+            lambda rest, moves: scores(combine(tables, rest), moves, row, key),
+            rest,
+            moves,
+            has_aux=True,
+        )
 
-        def add(i: jax.Array, total: Params) -> Params:
-            (gradient,) = pull((jnp.arange(len(values)) == i).astype(values.dtype))
-            return jax.tree.map(
-                lambda t, g: t + jnp.square(g.astype(jnp.float32)), total, gradient
+        def add(i: jax.Array, totals: tuple[Params, Rows]) -> tuple[Params, Rows]:
+            gradients, by_move = pull(
+                (jnp.arange(len(values)) == i).astype(values.dtype)
             )
+            found = {name: squared_rows(ids[name], g) for name, g in by_move.items()}
+            squared = jax.tree.map(
+                lambda g: jnp.square(g.astype(jnp.float32)), gradients
+            )
+            return jax.tree.map(jnp.add, totals, (squared, found))
 
-        return lax.fori_loop(0, len(values), add, start)
+        nothing = jax.eval_shape(
+            lambda: {name: squared_rows(ids[name], x) for name, x in moves.items()}
+        )
+        begun = {name: jnp.zeros(x.shape, x.dtype) for name, x in nothing.items()}
+        total, rows = lax.fori_loop(0, len(values), add, (start, begun))
+        return total, rows, ids
 
     def add(
         sums: Params, params: Params, batch: Batch, key: Key | None
@@ -153,31 +181,45 @@ def _program(
         real = jnp.sum(counts, dtype=jnp.int32)
         whole = {name: x for name, x in batch.items() if not has_rows(name, x)}
         rows = {n: jnp.asarray(x) for n, x in batch.items() if n not in whole}
+        looked_up = lookups(apply, params, whole | {n: x[:1] for n, x in rows.items()})
+        tables, rest = split(params, looked_up)
 
-        def example(place: jax.Array, start: Params) -> Params:
+        def example(place: jax.Array, start: Params) -> tuple[Params, Rows, Rows]:
             row = {name: x[order[place]][None] for name, x in rows.items()}
-            return squares(params, whole | row, key, start)
+            return squares(tables, rest, whole | row, key, start)
 
-        def group(i: jax.Array, sums: Params) -> Params:
+        def group(i: jax.Array, sums: tuple[Params, Rows]) -> tuple[Params, Rows]:
+            total, of_tables = sums
             if chunk == 1:
-                return example(i, sums)
-            places = i * chunk + jnp.arange(chunk)
-            start = jax.tree.map(jnp.zeros_like, sums)
-            found = jax.vmap(example, (0, None))(jnp.minimum(places, real - 1), start)
-            return jax.tree.map(
+                total, found, ids = example(i, total)
+            else:
+                places = i * chunk + jnp.arange(chunk)
+                weights = (places < real).astype(jnp.float32)
+                start = jax.tree.map(jnp.zeros_like, total)
+                more, found, ids = jax.vmap(example, (0, None))(
+                    jnp.minimum(places, real - 1), start
+                )
                 # Highest: the default of an accelerator would round the squares.
-                lambda t, x: (
-                    t
-                    + jnp.tensordot(
-                        (places < real).astype(x.dtype), x, 1, precision="highest"
-                    )
-                ),
-                sums,
-                found,
-            )
+                total = jax.tree.map(
+                    lambda t, x: t + jnp.tensordot(weights, x, 1, precision="highest"),
+                    total,
+                    more,
+                )
+                found = {
+                    name: (weights[:, None, None] * x).reshape(-1, x.shape[-1])
+                    for name, x in found.items()
+                }
+            return total, {
+                name: add_rows(table, ids[name], found[name])
+                for name, table in of_tables.items()
+            }
 
         # Rows that do not count cost nothing: the loop ends before them.
-        return lax.fori_loop(0, -(-real // chunk), group, sums), real
+        own, others = split(sums, looked_up)
+        total, of_tables = lax.fori_loop(
+            0, -(-real // chunk), group, (others, flatten(own))
+        )
+        return combine(unflatten(of_tables), total), real
 
     return jax.jit(add, donate_argnums=0)
 
