@@ -14,4 +14,5 @@ cd "$ROOT"
 # The processes share what they compile, and a second run finds it.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$ROOT/.cache/jax}"
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-0.3}"
-exec "$VENV/bin/python" -m pytest -n "${TEST_WORKERS:-2}" --durations=25 "$@"
+# A file goes to one process: what its tests share is made and compiled once.
+exec "$VENV/bin/python" -m pytest -n "${TEST_WORKERS:-2}" --dist loadfile --durations=25 "$@"

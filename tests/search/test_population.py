@@ -92,20 +92,27 @@ def by_loop(kind):
         return population(kind, way="loop")(CANDIDATES)
 
 
-@pytest.mark.parametrize("kind", ["single_label", "multi_label", "token"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"way": "map"},
-        {"way": "layers", "chunk": 1},
-        {"way": "layers", "chunk": 2},
-        {"way": "layers", "chunk": 5},
-        {"way": "map", "chunk": 3},
-        {"way": "layers", "devices": 2, "chunk": 4},
-        {"way": "map", "devices": 2},
-    ],
-    ids=str,
-)
+WAYS = [
+    {"way": "map"},
+    {"way": "layers", "chunk": 1},
+    {"way": "layers", "chunk": 2},
+    {"way": "layers", "chunk": 5},
+    {"way": "map", "chunk": 3},
+    {"way": "layers", "devices": 2, "chunk": 4},
+    {"way": "map", "devices": 2},
+]
+
+
+def kinds_and_ways():
+    """Every way for one kind; for the others one of each sort, and the rest if slow."""
+    for number, options in enumerate(WAYS):
+        for kind in ("single_label", "multi_label", "token"):
+            fast = kind == "single_label" or number in (2, 4)
+            marks = () if fast else pytest.mark.slow
+            yield pytest.param(kind, options, marks=marks, id=f"{kind}-{options}")
+
+
+@pytest.mark.parametrize(("kind", "options"), list(kinds_and_ways()))
 def test_all_ways_agree(kind, options):
     reference = by_loop(kind)
     with jax.default_matmul_precision("highest"):
