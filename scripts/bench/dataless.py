@@ -78,9 +78,11 @@ def main() -> None:
         "model": inputs(options),
     }
     for part in options.parts:
-        record[part] = growth(options) if part == "growth" else job(options, part)
-        text = json.dumps(record, indent=2)
-        (options.workdir / "dataless.json").write_text(text)
+        if part == "growth":
+            growth(options, record)
+        else:
+            record[part] = job(options, part)
+        save(options, record)
     told = tables(record)
     if options.table:
         options.table.write_text(told, encoding="utf-8")
@@ -266,9 +268,14 @@ def job(options: argparse.Namespace, part: str) -> dict[str, Any]:
     return found
 
 
-def growth(options: argparse.Namespace) -> dict[str, Any]:
-    """Every way of ours with more and more models."""
-    found: dict[str, Any] = {}
+def save(options: argparse.Namespace, record: Mapping[str, Any]) -> None:
+    """What is measured so far."""
+    (options.workdir / "dataless.json").write_text(json.dumps(record, indent=2))
+
+
+def growth(options: argparse.Namespace, record: dict[str, Any]) -> None:
+    """Every way of ours with more and more models, into the record."""
+    found = record["growth"] = {}
     for ways in WAYS.values():
         for way in ways.values():
             found[way] = {}
@@ -277,8 +284,8 @@ def growth(options: argparse.Namespace) -> dict[str, Any]:
                 sides = {f"ours_{way}": our_side(options, way, count)}
                 name, repeats = f"growth-{count}", options.growth_repeats
                 found[way][str(count)] = measured(options, name, sides, repeats, count)
+                save(options, record)
                 shutil.rmtree(outputs(options.workdir))
-    return found
 
 
 def measured(
