@@ -144,11 +144,14 @@ def _program(
         return parts * loss_of(kind)(outputs, row), ids
 
     def squares(
-        tables: Params, rest: Params, row: Batch, key: Key | None, start: Params
+        tables: Params,
+        rest: Params,
+        moves: Rows,
+        row: Batch,
+        key: Key | None,
+        start: Params,
     ) -> tuple[Params, Rows, Rows]:
         """(`start` and one example's Fisher of the rest; that of the tables; ids)."""
-        shapes = lookups(apply, combine(tables, rest), row)
-        moves = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
         values, pull, ids = jax.vjp(
             lambda rest, moves: scores(combine(tables, rest), moves, row, key),
             rest,
@@ -166,10 +169,10 @@ def _program(
             )
             return jax.tree.map(jnp.add, totals, (squared, found))
 
-        nothing = jax.eval_shape(
-            lambda: {name: squared_rows(ids[name], x) for name, x in moves.items()}
-        )
-        begun = {name: jnp.zeros(x.shape, x.dtype) for name, x in nothing.items()}
+        begun = {
+            name: jnp.zeros((x.size // x.shape[-1], x.shape[-1]))
+            for name, x in moves.items()
+        }
         total, rows = lax.fori_loop(0, len(values), add, (start, begun))
         return total, rows, ids
 
@@ -183,10 +186,11 @@ def _program(
         rows = {n: jnp.asarray(x) for n, x in batch.items() if n not in whole}
         looked_up = lookups(apply, params, whole | {n: x[:1] for n, x in rows.items()})
         tables, rest = split(params, looked_up)
+        moves = {name: jnp.zeros(x.shape, x.dtype) for name, x in looked_up.items()}
 
         def example(place: jax.Array, start: Params) -> tuple[Params, Rows, Rows]:
             row = {name: x[order[place]][None] for name, x in rows.items()}
-            return squares(tables, rest, whole | row, key, start)
+            return squares(tables, rest, moves, whole | row, key, start)
 
         def group(i: jax.Array, sums: tuple[Params, Rows]) -> tuple[Params, Rows]:
             total, of_tables = sums
