@@ -6,6 +6,7 @@ products of different examples.
 """
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -21,11 +22,10 @@ from fusion_jax.training.lookups import (
     add_rows,
     lookups,
     moved_by,
-    split,
     squared_rows,
 )
 from fusion_jax.training.sharding import has_rows
-from fusion_jax.trees import combine, flatten, unflatten
+from fusion_jax.trees import combine, flatten, partition, unflatten
 from fusion_jax.types import Batch, Key, Model, Outputs, Params
 
 ESTIMATORS = ("true", "sampled", "empirical")
@@ -185,7 +185,8 @@ def _program(
         whole = {name: x for name, x in batch.items() if not has_rows(name, x)}
         rows = {n: jnp.asarray(x) for n, x in batch.items() if n not in whole}
         looked_up = lookups(apply, params, whole | {n: x[:1] for n, x in rows.items()})
-        tables, rest = split(params, looked_up)
+        chosen = [re.escape(name) for name in looked_up]
+        tables, rest = partition(params, chosen)
         moves = {name: jnp.zeros(x.shape, x.dtype) for name, x in looked_up.items()}
 
         def example(place: jax.Array, start: Params) -> tuple[Params, Rows, Rows]:
@@ -219,7 +220,7 @@ def _program(
             }
 
         # Rows that do not count cost nothing: the loop ends before them.
-        own, others = split(sums, looked_up)
+        own, others = partition(sums, chosen)
         total, of_tables = lax.fori_loop(
             0, -(-real // chunk), group, (others, flatten(own))
         )

@@ -7,7 +7,7 @@ few rows.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -107,14 +107,6 @@ def squared_rows(ids: jax.Array, gradient: jax.Array) -> jax.Array:
 def add_rows(table: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
     """Adds rows [n, D] to those of a table that n ids name; others are dropped."""
     return table.at[ids.reshape(-1)].add(rows, mode="drop")
-
-
-def split(params: Params, leaves: Mapping[str, Any]) -> tuple[Params, Params]:
-    """(the tables, the rest), as trees."""
-    flat = flatten(params)
-    tables = {name: x for name, x in flat.items() if name in leaves}
-    rest = {name: x for name, x in flat.items() if name not in leaves}
-    return unflatten(tables), unflatten(rest)
 
 
 def _is_ids(x: jax.Array) -> bool:
